@@ -63,7 +63,9 @@ RECIPES: Mapping[str, RecipeCase] = {
         "stages:\n- {name: a, learn: {adapters: 1e-3}, lora: {rank: 4}, quantize: 4, steps: 5}\n"
         "- {name: b, learn: {projector: 1e-3}, steps: 5}\n", "`quantize` is for the last stage"
     ),
-    "C10-from-and-model": RecipeCase("from: run\nmodel: {vision: x}\n" + STAGE, "`from` brings its model"),
+    "C10-from-and-model": RecipeCase(
+        "from: run\nmodel: {vision: x}\n" + STAGE, "`from` and `model` exclude each other"
+    ),
     "C13-key": RecipeCase("model: {openai_api_key: x}\n" + STAGE, "secret"),
     "C13-token": RecipeCase("model: {hf_token: x}\n" + STAGE, r"model\.hf_token: a secret"),
     "C13-password": RecipeCase("data: [{file: a, password: x}]\n" + STAGE, r"data\.0\.password: a secret"),

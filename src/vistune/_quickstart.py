@@ -67,7 +67,7 @@ class Photographs:
 
 @dataclass(frozen=True, slots=True)
 class QuickstartSummary:
-    """The figures that show whether the model sees.
+    """The results of a quickstart: accuracies, and the accuracy gain from seeing the image.
 
     Attributes:
         accuracy: Accuracies from 0 to 1 by name: `align` and `tune` after stages 1 and 2; for stage 2 also without the

@@ -181,7 +181,8 @@ def _requests_of(images: Sequence[AnnotatedImage], config: GenerationConfig, sou
 
     if requests := make_requests(images, config):
         return requests
-    raise RecipeError(f"{source}: nothing to generate", "choose --kinds, and a source with images for them")
+    hint = "select other --kinds, or a source whose images have the captions or boxes that these kinds need"
+    raise RecipeError(f"{source}: nothing to generate", hint)
 
 
 def _wrote_nothing(out: Path) -> bool:
@@ -364,7 +365,7 @@ def dry_run(recipe: Recipe, *, progress: Progress = no_progress) -> list[DryRunS
 def selftest(recipe: Recipe, *, progress: Progress = no_progress) -> list[GradientComparison]:
     """Compare the losses and gradients of each stage's first step, computed in several ways.
 
-    The step's samples are packed, computed one by one, in two halves, and by all processes together.
+    The step's samples are packed, computed with one sample per row, in two accumulated halves, and by all processes.
     """
     from vistune.training import Run, open_world, selftest
 
@@ -435,7 +436,7 @@ def answer(
     on_message: OnMessage = ignore_message,
     **options: Unpack[AnswerOptions],
 ) -> AnsweredFile:
-    """Answer a user's own questions into a predictions file; a killed call resumes.
+    """Let a model answer a user's questions, and write a predictions file. After a kill, the same call resumes.
 
     Args:
         on_message: Called with a message for each unread field of the questions.
@@ -525,7 +526,7 @@ def export(
     base: str | None = None,
     **options: Unpack[LoadOptions],
 ) -> list[ParityRow]:
-    """Write a model as other tools load it, load it back and compare; return the parity table.
+    """Write a model in a layout of other tools, load the result, and compare both; return the parity table.
 
     Args:
         options: `dtype` is by default the precision in which the language model is stored. `quantize` raises an error

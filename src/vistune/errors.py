@@ -9,8 +9,8 @@ VistuneError(message, hint)
 ├── TeacherError      a remote service stayed down after all retries    exit 5
 │   └── BudgetError   the budget or quota is spent                      exit 4
 └── Stopped           stopped on request, state saved; resume           exit 75
-The command line prints these as one line, and also an exception that a user's own module raises, such as a task. Any
-other exception is a bug of vistune and exits with 1.
+The command line prints these errors on one line. It does the same for an exception of a user's own module, such as a
+task. Any other exception is a bug of vistune and exits with 1.
 """
 
 from __future__ import annotations

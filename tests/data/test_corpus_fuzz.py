@@ -180,7 +180,7 @@ def test_any_conversation_keeps_its_answers_and_gains_no_special_token(template:
     def holds(said: list[tuple[str, str]]) -> None:
         said = said[:1] if template == "plain" else said
         encoded = tried(lambda: fitted.encode_ids(_sample(said, image)))
-        if isinstance(encoded, DataError):  # a token that straddles an answer's edge
+        if isinstance(encoded, DataError):  # a token that is partly inside an answer
             assert encoded.hint
             return
         assert len(encoded.ids) == len(encoded.labels)

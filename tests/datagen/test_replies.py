@@ -233,7 +233,7 @@ def test_a_field_that_the_sample_would_lose_rejects_the_reply_and_is_named(name:
 def test_a_field_twice_in_one_object_rejects_the_reply(reply: str) -> None:
     turns, [(code, detail)] = faults_of(reply)
     assert (turns, code) == ((), "shape")
-    assert "the field 'question' twice in one object" in detail
+    assert "the field 'question' occurs twice in one object" in detail
 
 
 @pytest.mark.parametrize(

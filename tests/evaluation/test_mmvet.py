@@ -169,5 +169,5 @@ def test_the_verb_keeps_the_judges_replies_and_names_it(data: Path, endpoint: Fa
     assert (found["judge"]["answered_as"], found["judge"]["base_url"]) == ("fake-1", endpoint.url)
     assert found["judge"]["parameters"] == {"temperature": 0.0, "max_tokens": 3}
     assert (data / "said.jsonl.judge" / "journal.jsonl").is_file()
-    with pytest.raises(RecipeError, match="grades each answer once"):
+    with pytest.raises(RecipeError, match="uses no repeated judgements"):
         api.score("llava-bench", data, data / "said.jsonl", judge=service, opinions=2)

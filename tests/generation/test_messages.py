@@ -165,7 +165,10 @@ def test_chat_stream_and_encode_read_messages_alike(assistant: Assistant) -> Non
             said((U, [{"type": "image_url", "image_url": "https://example.org/a.jpg"}])),
             "image_url.url: a link, and links are not fetched here; download it",
         ),
-        ([{"role": A, "tool_calls": [{"id": "1"}]}], "messages[0].tool_calls: not supported; no tools are called here"),
+        (
+            [{"role": A, "tool_calls": [{"id": "1"}]}],
+            "messages[0].tool_calls: not supported; this server calls no tools",
+        ),
         ([{"role": U, "content": "a", "images": ["b"]}], "messages[0].images: not supported; put each image into"),
         (
             said((U, [{"type": "text", "text": "a", "image": "b.jpg"}])),

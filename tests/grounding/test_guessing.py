@@ -68,7 +68,7 @@ def test_fair_answers_are_not_guessed() -> None:
     [result] = measure_guessing(conversations(fair))
     assert abs(result.guessed - 0.5) < 0.06
     assert (result.uniform_guess, result.questions, result.is_guessable) == (0.5, 1200, False)
-    assert "against a uniform guess" in guessing_lines([result])[0]
+    assert "the easiest to guess" in guessing_lines([result])[0]
 
 
 def test_images_are_not_split_over_the_folds() -> None:

@@ -77,7 +77,7 @@ def test_unknown_labels_are_counted_and_their_template_can_be_read(tmp_path: Pat
     [
         ("", "has no labels"),
         ("[deer]", "has no labels"),
-        ("deer: 사슴", "deer: expected fields"),
+        ("deer: 사슴", "deer: expected the fields of a label"),
         ("deer: {korea: 사슴}", "deer.korea: unknown field"),
         ("deer: {counter: 3}", "deer.counter: expected a text, got 3"),
         ("deer: {article: the}", "deer.article: 'the'"),

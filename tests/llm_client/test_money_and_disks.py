@@ -86,7 +86,7 @@ def test_a_service_that_changes_its_model_is_noticed(tmp_path: Path, teacher: Fa
         if request.number > 10
         else None
     )
-    with pytest.raises(RecipeError, match="now answers as 'fake-2', before as 'fake-1'"):
+    with pytest.raises(RecipeError, match="now answers with the model 'fake-2'; earlier answers are from 'fake-1'"):
         write(images, teacher, tmp_path / "out", concurrency=2)
     write(images, teacher, tmp_path / "out", allow_drift=True)
 

@@ -93,7 +93,7 @@ def test_several_feature_layers_are_concatenated(tiny_backbones: Path, tmp_path:
     expected = torch.cat([all_states[layer][:, 1:] for layer in (-2, -3)], dim=-1)
     torch.testing.assert_close(tower(tiles(spec)), expected, atol=1e-4, rtol=1e-4)
     save_tower("convnext", tmp_path / "convnext")
-    with pytest.raises(RecipeError, match="other grids of patches"):
+    with pytest.raises(RecipeError, match="different grids of patches"):
         spec_for(tmp_path / "convnext", tiny_backbones, feature_layer=[-1, -2])
 
 

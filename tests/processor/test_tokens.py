@@ -278,7 +278,7 @@ def test_a_token_across_an_answers_edge_is_refused(tmp_path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(": red", "isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
-    with pytest.raises(DataError, match="straddles"):
+    with pytest.raises(DataError, match="is partly inside and partly outside an answer"):
         Processor(fast, SPEC).encode_ids(Sample("x", conversation("what", "red", image=False)))
 
 

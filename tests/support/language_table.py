@@ -168,10 +168,10 @@ REFUSED: dict[str, tuple[Kind, str]] = {
     "t5": (Kind("t5", "T5"), "encoder-decoder"),
     "bart": (Kind("bart", "BART"), "encoder-decoder"),
     "bert": (Kind("bert", "BERT and its kin"), "looks ahead"),
-    "bert, decoder": (Kind("bert", "BERT as a decoder", {"is_decoder": True}), "logits are more than"),
-    "roberta, decoder": (Kind("roberta", "RoBERTa as a decoder", {"is_decoder": True}), "logits are more than"),
-    "dory": (Kind("dory", "Dory"), "logits are more than"),
-    "modernbert-decoder": (Kind("modernbert-decoder", "ModernBERT as a decoder"), "logits are more than"),
+    "bert, decoder": (Kind("bert", "BERT as a decoder", {"is_decoder": True}), "logits are not just"),
+    "roberta, decoder": (Kind("roberta", "RoBERTa as a decoder", {"is_decoder": True}), "logits are not just"),
+    "dory": (Kind("dory", "Dory"), "logits are not just"),
+    "modernbert-decoder": (Kind("modernbert-decoder", "ModernBERT as a decoder"), "logits are not just"),
     "gemma3n": (
         Kind("gemma3n_text", "Gemma 3n", {
             "head_dim": 8, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8}),

@@ -105,7 +105,7 @@ def test_adapters_of_the_model_begun_with_are_never_lost_under_a_quantised_stage
     torch.set_num_threads(1)
     origin = api.train(first, tmp_path / "first")
     recipe = going_on(first, origin, ALIGN, {**LORA, "quantize": 4})
-    with pytest.raises(RecipeError, match="the model of `from` has adapters"):
+    with pytest.raises(RecipeError, match="the model that `from` names has adapters"):
         api.train(recipe, tmp_path / "second")
     assert not (tmp_path / "second").exists()
 
@@ -137,7 +137,7 @@ def test_a_tower_that_learnt_stays_whole_in_what_follows(make_recipe: MakeRecipe
 
 
 def test_from_and_model_exclude_each_other(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="`from` brings its model"):
+    with pytest.raises(RecipeError, match="`from` and `model` exclude each other"):
         validate({"from": "somewhere", "model": {}, "stages": [ALIGN]}, "test")
     recipe = validate({"from": {"model": "somewhere", "base": "vicuna"}, "stages": [ALIGN]}, "test")
     (tmp_path / "again.yaml").write_text(dump(recipe))

@@ -240,7 +240,7 @@ def test_a_dry_run_says_what_the_run_would_and_refuses_what_it_would(
         ({"share": 0}, "greater than 0"),
         ({"share": 0.9}, "less than or equal to 0.5"),
         ({"share": 0.1, "evry": 5}, "did you mean 'every'"),
-        ({"share": 0.1, "stages": ["tun"]}, "'tun' is no stage; there are align"),
+        ({"share": 0.1, "stages": ["tun"]}, "'tun' is not a stage; there are align"),
     ],
 )
 def test_a_wrong_validation_is_named(validation: dict[str, Any], words: str, make_recipe: MakeRecipe) -> None:

@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def restart_with_small_heap() -> None:
-    """Replace this process by the same command with `TUNABLES`, if it trains on a CPU and can profit.
+    """Replace this process by the same command with `TUNABLES`, if it trains on a CPU and its glibc needs them.
 
     glibc before 2.38 does not reuse a freed block for the next tensor of its size, so a process that trains on a CPU
     holds up to twice the memory of its tensors (docs/decisions/0036). The settings are read when a process starts.
@@ -114,7 +114,7 @@ def restart_with_small_heap() -> None:
 
 
 def can_profit(arguments: Sequence[str], environment: Mapping[str, str], libc: tuple[str, str]) -> bool:
-    """Return whether the command trains, the C library has the fault, and the user has not set up an allocator."""
+    """Return whether the command trains, glibc is older than 2.38, and the environment sets up no allocator."""
     name, version = libc
     numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
     has_own = any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in environment)

@@ -32,6 +32,11 @@ RecipeName = Annotated[str, typer.Argument(help="Name of a built-in recipe, or a
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe: key.path=value, for example data=FILE.")
 ]
+# For commands that make their own data, or none.
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe: key.path=value, for example stages.tune.learn.projector=1e-4."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda. auto = a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16. auto = bf16 on a GPU, fp32 on a CPU.")]
 Quantize = Annotated[int | None, typer.Option(help="Quantize the weights of the language model to 4 or 8 bits.")]

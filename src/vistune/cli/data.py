@@ -126,7 +126,7 @@ def check_lines(report: CheckReport, *, tokens: bool) -> list[str]:
     lines += [f"note: {note.detail}" for note in report.notes[:20]]
     kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in report.kinds.items())
     lines.append(
-        f"{count_of(report.rows, 'row')}, {count_of(report.images, 'image')} ({kinds or 'none'}); "
+        f"{count_of(report.rows, 'record')}, {count_of(report.images, 'image')} ({kinds or 'none'}); "
         f"{count_of(len(report.faults), 'fault')}"
     )
     if tokens:
@@ -164,7 +164,7 @@ def _recipe_sources(recipe: Recipe | None, images: list[Path] | None) -> list[Da
     if recipe is None or images:
         raise RecipeError("check needs data", "name data files or folders, or a --recipe that names them")
     if not (listed := _listed(recipe)):
-        raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name them before --recipe")
+        raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name data files before --recipe")
     return listed
 
 

@@ -64,7 +64,10 @@ def evaluate(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the answers. Default: the run folder, if all questions are asked."),
+        typer.Option(
+            help="Folder for the answers. Default: the run folder. With --limit, answers are stored only if --out is "
+            "given."
+        ),
     ] = None,
     again: Again = False,
     device: Device = "auto",
@@ -162,7 +165,7 @@ def answer(
     quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
-    """Answer your own questions. Writes a predictions file. To resume, run the same command again."""
+    """Let a model answer your questions. Writes a predictions file. To resume, run the same command again."""
     loading = api.LoadOptions(device=device, dtype=dtype, quantize=quantize)
     bar = no_progress if as_json else progress_bar
     answered = api.answer(
@@ -185,7 +188,7 @@ def answer(
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
-    """Return the data folder of a task: of `many` tasks the subfolder with its name, if there is one, else `data`.
+    """Return the data folder of a task: `data`, or with `many` tasks the subfolder with the task's name if it exists.
 
     The folder of the synthetic scenes has an image folder called `scenes`, which is not the data of the task `scenes`.
     """
@@ -323,7 +326,7 @@ def score(
 
 
 def print_score(result: ScoreResult) -> None:
-    """Print the figures, by both parse rules if they differ; then what was missing or not parsed, with examples."""
+    """Print the figures, by both parse rules if they differ, and examples of missing and unparsed replies."""
     scored, other = result.scored, result.other
     titles = [result.rule, *(["lenient" if result.rule == "official" else "official"] if other is not None else [])]
     table = Table("", *titles, title=f"{result.task}, {scored.count} questions")

@@ -39,8 +39,8 @@ Split = Annotated[str | None, typer.Option(help="Split of the source, for exampl
 Columns = Annotated[
     str | None,
     typer.Option(
-        help="Tables: names of the columns, for example image=file,captions=text. Also boxes, id, label, "
-        "xmin, ymin, xmax, ymax."
+        help="Tables: names of the columns, for example image=file,captions=text. Names before =: image, captions, "
+        "boxes, id, label, xmin, ymin, xmax, ymax."
     ),
 ]
 Images = Annotated[Path | None, typer.Option(help="Tables: image folder. Default: the folder of the table.")]
@@ -92,7 +92,13 @@ Budget = Annotated[
     float | None, typer.Option(help="openai: maximum cost in dollars. No request is sent that could exceed it.", min=0)
 ]
 Prices = Annotated[Path | None, typer.Option(help="openai: price table to use instead of the built-in one.")]
-AllowDrift = Annotated[bool, typer.Option("--allow-drift", help="openai: resume although the prompt has changed.")]
+AllowDrift = Annotated[
+    bool,
+    typer.Option(
+        "--allow-drift",
+        help="openai: resume although model, parameters or prompts have changed. Stored answers are kept.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="openai: estimate requests and cost, send nothing.")]
 
 

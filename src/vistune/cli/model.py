@@ -12,6 +12,7 @@ from rich.table import Table
 from vistune import api
 from vistune.cli.commands import current_language, refuse_given
 from vistune.cli.console import (
+    Changes,
     Device,
     Dtype,
     Json,
@@ -43,24 +44,33 @@ PHOTOGRAPH_OPTIONS = ("split", "recipe", "vision", "language", "languages", "lab
 
 
 def quickstart(
-    overrides: Overrides = None,
+    overrides: Changes = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart"),
     data: Annotated[
-        Path | None, typer.Option(help="Your own photographs, as for generate. Default: the built-in scenes.")
+        Path | None,
+        typer.Option(
+            help="Folder or table of your annotated photographs, in any form that generate reads. Default: built-in "
+            "scenes."
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="With --data: split of the source, for example train.")] = None,
     recipe: Annotated[str, typer.Option(help="With --data: a recipe such as smol-ko, or a YAML file.")] = "smol",
     vision: Annotated[str | None, typer.Option(help="With --data: folder or hub name of the vision tower.")] = None,
-    language: Annotated[str | None, typer.Option(help="With --data: folder or hub name of the language model.")] = None,
-    languages: Annotated[str, typer.Option(help="With --data: languages of the data, separated by commas.")] = "en,ko",
+    language: Annotated[
+        str | None,
+        typer.Option("--language-model", "--language", help="With --data: folder or hub name of the language model."),
+    ] = None,
+    languages: Annotated[
+        str, typer.Option(help="With --data: languages of the generated data, separated by commas.")
+    ] = "en,ko",
     labels: Annotated[
         Path | None, typer.Option(help="With --data: file with words for labels that are not in the lexicon.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Run all steps offline on built-in scenes, or on your own photographs.
+    """Run all steps on built-in scenes (offline) or your photographs.
 
-    The steps are draw or read, generate, check, train, evaluate and report.
+    Draws the scenes or reads the photographs. Then generates and checks data, trains, evaluates and writes a report.
     """
     from vistune._quickstart import Photographs, quickstart
 
@@ -81,8 +91,8 @@ def quickstart(
     stdout.print(type_table(summary))
     gap = summary.gap
     stdout.print(
-        f"Accuracy gain from seeing the image: {100 * gap.difference.value:.1f} points, over the questions that were "
-        f"also asked without the image ({gap.words})."
+        f"Accuracy gain from seeing the image: {100 * gap.difference.value:.1f} points, measured only on the questions "
+        f"that were asked both with and without the image ({gap.words})."
     )
     durations = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary.seconds.items())
     stdout.print(f"{durations} · peak memory {summary.peak_memory_mb} MB")
@@ -163,7 +173,8 @@ def selftest(
 ) -> None:
     """Check packing and parallelism on your model and data.
 
-    Packed, separate, accumulated and parallel steps must give equal gradients.
+    Computes the first step of each stage packed, with one sample per row, in two accumulated halves and, under
+    torchrun, over all processes. The losses and gradients must agree.
     """
     loaded = load_recipe(recipe, overrides or [])
     comparisons = api.selftest(loaded, progress=progress_bar)
@@ -300,14 +311,16 @@ def export(
     quantize: Annotated[
         int | None,
         typer.Option(
-            help="Not supported: exports are exact. The error says which tools quantize the layout while loading."
+            help="Exports keep full precision. With this option, nothing is written, and an error names the tool "
+            "that quantizes the layout while loading."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a model for other tools.
 
-    Writes the layout of transformers and vLLM, PEFT or the original LLaVA, and compares it with the model.
+    Writes the layout of transformers (also for vLLM), of PEFT, or of the original LLaVA. Then compares the written
+    model with the source.
     """
     if layout != "peft":
         refuse_given(("base",), f"for --layout peft, not for {layout}", "remove it")
@@ -327,7 +340,7 @@ def export(
 def draw(
     recipe: RecipeName,
     out: Annotated[Path, typer.Argument(help="Output folder for model.svg, stages.svg and the same as .png.")],
-    overrides: Overrides = None,
+    overrides: Changes = None,
     language: Annotated[str, typer.Option("--lang", help="Language of the labels: en or ko.")] = "en",
 ) -> None:
     """Draw a recipe's model and stages as diagrams. No weights are loaded."""

@@ -38,7 +38,7 @@ NAMED_IMAGES = 5  # images of a group that one note names
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What the data hold and what is wrong with them.
+    """Counts of the data, and everything that is wrong with them.
 
     Attributes:
         rows: Number of records.
@@ -47,9 +47,9 @@ class CheckReport:
         kinds: Samples by kind.
         tokens: Smallest, median and largest sample, image slots included; zeros without a processor.
         learnt_tokens: Number of supervised tokens.
-        warnings: Counts of values filled in while reading, and of notes by reason.
-        faults: What stops training, each with its location.
-        notes: What may be a mistake, each with its location.
+        warnings: Counts of missing values that were filled in, and of notes by reason.
+        faults: Faults that stop training, each with its location.
+        notes: Possible mistakes, each with its location.
         missing: Missing images by folder, for the folders with the most.
         unread_fields: Fields of the files that are not read.
         guessing: How many answers can be guessed without the image, by type of question and language.
@@ -96,7 +96,7 @@ def check(
     if processor is not None and processor.spec.slots_vary and not images:
         raise RecipeError(
             f"the tokens of a model with image_mode={processor.spec.image_mode} depend on the sizes of the images",
-            "check with the images",
+            "check with the images, without --no-images",
         )
     faults: list[Reject] = []
     skipped = Counter[str]()

@@ -78,7 +78,7 @@ def open_source(path: Path) -> DataFile:
 
 
 def folders_of(data: DataFile, images: Path | None) -> list[Path]:
-    """Return the image folders of a data file: unpacked ones, then `images`, else images.json, else its own folder."""
+    """Return the image folders of a data file: of unpacked images, then `images`, or images.json, or its own folder."""
     unpacked = [data.images] if data.images is not None else []
     if images is not None:
         if not images.is_dir():
@@ -89,7 +89,7 @@ def folders_of(data: DataFile, images: Path | None) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The good records of one file in its order, one array per column, and the faults of the others.
+    """The good records of one file in the file's order, one array per column, and the faults of the bad records.
 
     Attributes:
         data: The file.
@@ -99,7 +99,7 @@ class Index:
         shown: The images of all records one after another, as indices into `names`.
         names: Image names as the file writes them.
         kinds: The kinds of records.
-        warnings: Counts of values filled in while reading.
+        warnings: Counts of missing values that were filled in.
         unread: Fields of the records that are not read, with their counts.
         folders: Where the images are looked for.
         faults: The records that cannot be trained on.

@@ -116,8 +116,8 @@ class Loader:
 
     Args:
         pixels: Reads an image's tiles; a run gives one cache to all its stages.
-        share: (rank, ranks) of this process. All processes get the same number of rows, so that they meet in every
-            collective; if the rows do not divide evenly, some are blank.
+        share: (rank, ranks) of this process. All processes get the same number of rows, so that all take part in
+            every collective operation; if the rows do not divide evenly, some are blank.
         costs: Work per sample, by which rows are distributed; by default its tokens.
 
     Raises:

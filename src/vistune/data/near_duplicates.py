@@ -1,6 +1,6 @@
 """Find near-duplicate images of a data set, and images that it shares with evaluation sets.
 
-image -> 128-bit difference hash (two 8 x 8 grids: does it get brighter to the right, and downwards)
+image -> 128-bit difference hash (two 8 x 8 grids of bits: brighter to the right or not, brighter downwards or not)
 hashes -> groups of near duplicates · names and hashes compared with an evaluation set's -> overlap
 """
 

@@ -117,7 +117,7 @@ def steps_of(
 
 
 def _round_up(steps: float) -> int:
-    """Round up, but not because of floats: 0.07 epochs of 100 steps are 7 steps, not 7.000000000000001."""
+    """Round up, but ignore rounding errors: 0.07 epochs of 100 steps are 7 steps, although the product is above 7."""
     return math.ceil(round(steps, 6))
 
 

@@ -71,7 +71,7 @@ class IndexEntry:
 
 @dataclass(slots=True)
 class RecordChecker:
-    """Checks the records of one file. `warnings` counts values filled in while reading, `unread` unread fields."""
+    """Checks the records of one file. `warnings` counts missing values that were filled in, `unread` unread fields."""
 
     folders: ImageFolders
     processor: Processor | None
@@ -104,7 +104,7 @@ class RecordChecker:
                     "this is a bug of vistune; report it with this record",
                 )
             if not (supervised := encoded.supervised):
-                raise DataError(f"{sample.origin}: no token is supervised", "give it an answer")
+                raise DataError(f"{sample.origin}: no token is supervised", "add an answer to the sample")
         except DataError as error:
             return Fault(Reject(sample.id, sample.origin, "bad_tokens", str(error)), kind, error, at)
         return IndexEntry(sample.kind, len(encoded.ids) - slots, supervised, names)

@@ -32,7 +32,7 @@ class SelectionRules:
     """Which records of its sources a stage trains on.
 
     Attributes:
-        kinds: Kinds of the records; a source's own kinds come first. None: all.
+        kinds: Kinds of the records, for sources without `kinds`. None: all.
         tokens_per_row: Longest sample; None: any length.
         cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
             faults.
@@ -94,8 +94,8 @@ def select_records(
     """Select records by kind (the source's `kinds`, else the stage's), and then apply the source's `take`.
 
     Args:
-        keep: Whether their index stays in the cache.
-        data: The source's file, if already open.
+        keep: Whether to keep the index of the file's records in the cache.
+        data: The source's file, if it is already open.
 
     Raises:
         DataError: The file cannot be read, or has no record of the source's own kinds.

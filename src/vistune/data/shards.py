@@ -30,7 +30,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True, slots=True)
 class ShardStream:
-    """Everything that decides a stage's packed rows: its shards in order, and how they become rows.
+    """The shards of a stage in order, and the settings by which their samples become packed rows.
 
     Attributes:
         window: Number of a lane's shards that are shuffled and packed together.
@@ -121,7 +121,7 @@ def list_shards(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def fetch_shard(name: str, folder: Path, over: threading.Event | None = None) -> DataFile:
-    """Copy a shard into `folder` and unpack it there. Errors and locations name it `name`.
+    """Copy a shard into `folder` and unpack it there. Errors and locations use `name` for the shard.
 
     Raises:
         DataError: The shard does not arrive completely.

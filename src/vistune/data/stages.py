@@ -115,7 +115,7 @@ class _StageData:
 
 
 def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tuple[list[PlannedStage], list[Reject]]:
-    """Plan every stage; return the plans and the rejects of all, each once.
+    """Plan every stage. Return the plans and the rejected records of all stages, without repetitions.
 
     Raises:
         DataError: The data are bad or missing.
@@ -143,7 +143,7 @@ def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tup
 def _split_for_blind_check(
     recipe: Recipe, stages: Sequence[_StageData], splits: Sequence[np.ndarray] | None
 ) -> tuple[list[_StageData], list[HeldOut]]:
-    """Choose what each stage's blind check measures; return the stages without what is held out for it.
+    """Choose the samples of each stage's blind check; return the stages without the records held out for it.
 
     A stage with validation samples measures those. Any other stage leaves some images of its data to the check.
     """
@@ -172,7 +172,7 @@ def _split_for_blind_check(
 
 
 def _note(data: _StageData, held: Sequence[Selection]) -> str:
-    """Say what is held out of a stage's data, or why a stage without validation has no blind check."""
+    """Describe the images held out of a stage's data, or why a stage without validation has no blind check."""
     stage = f"stage {data.stage.name}"
     images = len(images_in(held))
     if images:
@@ -338,7 +338,7 @@ def with_first_shard(planned: PlannedStage, folder: Path, over: Event | None = N
 
 
 def _validation_set(recipe: Recipe, data: _StageData, splits: list[np.ndarray] | None) -> ValidationSet | None:
-    """Return what a stage validates. Raises RecipeError if that would be nothing."""
+    """Return the samples that a stage validates. Raises RecipeError if there are none."""
     validation, stage, selections = recipe.validation, data.stage, data.validation
     if validation is None or not _is_validated(recipe, stage):
         return None

@@ -45,7 +45,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class CheckFailure:
-    """Why a sample is rejected: the check's code, and the words that it found wrong."""
+    """Why a sample is rejected: the code of the check, and the words that the check found wrong."""
 
     code: str
     detail: str
@@ -270,7 +270,7 @@ def run_checks(candidate: Candidate) -> tuple[CheckFailure, ...]:
 
 
 def check_reply(text: str, image: AnnotatedImage, kind: str, language: str, *, asked_here: bool = True) -> CheckedReply:
-    """Parse a raw reply and check its turns; `asked_here` as for `parse_reply`."""
+    """Parse a raw reply and check its turns. `asked_here`: vistune asks the question; a reply has only the answer."""
     try:
         turns = parse_reply(text, kind, asked_here=asked_here)
     except ReplyError as error:

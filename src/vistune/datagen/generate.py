@@ -237,7 +237,7 @@ async def _ask(
 def _result(
     request: Request, outcome: RequestOutcome | None, names: Mapping[Path, str], asker: RequestRunner, seed: int
 ) -> LlavaRecord | Reject:
-    """Return the sample or the reject of a request, from the journal; without an outcome, copy the own caption."""
+    """Return the sample or the reject of a request. It is in the journal, or it is a caption that the image has."""
     if outcome is None:
         return _write_by_rule(request, names, seed)
     turns, raw = turns_of(request, outcome, asker)

@@ -162,7 +162,7 @@ def _by_spacy(captions: Iterable[str]) -> Iterator[list[str]]:
     except (ImportError, OSError):
         raise RecipeError(
             "--finder spacy: spaCy or its model en_core_web_sm is not installed",
-            "pip install 'vistune[spacy]' && python -m spacy download en_core_web_sm, or leave --finder out",
+            "pip install 'vistune[spacy]' && python -m spacy download en_core_web_sm, or remove --finder",
         ) from None
     for document in model.pipe(captions, batch_size=512):
         chunks = ([token.lower_ for token in chunk if token.pos_ != "DET"] for chunk in document.noun_chunks)

@@ -101,7 +101,7 @@ class AnswerFile:
     Raises:
         RecipeError: PATH contains answers that were given with other settings, or another process is writing it.
         DataError: A line is not an answer.
-        DiskError: The disk refuses.
+        DiskError: A file cannot be written.
     """
 
     def __init__(self, path: Path, settings: Settings, *, again: bool = False, ranks: Ranks | None = None) -> None:
@@ -136,7 +136,7 @@ class AnswerFile:
             raise RecipeError(
                 f"{self.path}: contains answers, but {file.name} with their settings is missing: an older vistune "
                 "wrote them, or the file was lost",
-                "add --again to answer anew in their place, or keep them and name another --out",
+                "add --again to replace these answers, or name another --out to keep them",
             )
         before = read_json(file) if file.is_file() else None
         if before is not None and (changed := differences(before, _without_new_conditions(settings, before))):
@@ -227,7 +227,7 @@ def _rank_files(path: Path) -> list[Path]:
 
 
 def _without_new_conditions(settings: Settings, before: Settings) -> Settings:
-    """Leave out the prompts of conditions that are asked for the first time: the answers to the others stay valid."""
+    """Remove the prompts of conditions that are asked for the first time: stored answers to the others stay valid."""
     if "prompts" not in settings:
         return settings
     known = before.get("prompts", {})

@@ -40,7 +40,7 @@ def derangement(images: Sequence[str], seed: int) -> dict[str, str]:
 
 
 def conditions_for(questions: Sequence[Question]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the conditions under which these questions can be asked, and for each other one the reason why not."""
+    """Return the conditions under which these questions can be asked, and for each other condition why it cannot."""
     images = {image_of(question) for question in questions if question.sample.images}
     left_out = {}
     if not images:

@@ -55,8 +55,8 @@ class RemoteJudge:
         """Return the text for each body.
 
         Raises:
-            TeacherError: A text is missing. What was answered is in the journal.
-            BudgetError, RecipeError, Stopped: What stops the run.
+            TeacherError: A text is missing. The journal keeps the replies that arrived.
+        BudgetError, RecipeError, Stopped: The run was stopped by this error.
         """
         header = {**_model_and_url(self.endpoint), **self.endpoint.asked_with(), "use": "judge"}
         runner = self.endpoint.open(self.folder, header)

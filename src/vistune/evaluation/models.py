@@ -245,10 +245,10 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
-    """A user's own questions, in the format of task `file` with or without right answers, and where answers go.
+    """A user's own questions, in the format of the task `file` with or without right answers, and the output file.
 
     Attributes:
-        out: The predictions file: LLaVA's answer lines, in the questions' order once all are there.
+        out: The predictions file: LLaVA's answer lines, in the order of the questions when the file is complete.
         images: The folder of the images, if it is not the questions' own.
         again: Whether to replace the answers that are in `out`.
     """
@@ -268,7 +268,7 @@ def answer_questions(
     progress: Progress,
     on_message: OnMessage = ignore_message,
 ) -> AnsweredFile:
-    """Answer a user's own questions into a predictions file, as `vistune.answer`."""
+    """Let a model answer a user's questions, and write the predictions file of `vistune.answer`."""
     with open_ranks() as ranks:
         model = load_model(path, options, ranks)
         task = File(request.questions, images=request.images, gold=False)

@@ -103,7 +103,7 @@ _AFFIRMS = re.compile(r"(?:있습니다|있어요|있다|보입니다|보여요|
 
 
 def choice_of(reply: str, options: Mapping[str, str]) -> str | None:
-    """Return the option that a reply states, consists of, or names alone; else what the published rule finds."""
+    """Return the option that a reply states, consists of, or names alone; else that of the published rule."""
     lines = [_DENIED.sub(" ", line).strip() for line in plain_lines(reply)]
     named = _named(lines, options)
     for letter in (_stated(lines, options), _alone_on_a_line(lines, options)):
@@ -216,7 +216,7 @@ def _plain_words(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Apply what VQA's evaluation does to every answer, even if all people agree."""
+    """Apply the normalisation that VQA's evaluation uses for every answer, even if all people agree."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 

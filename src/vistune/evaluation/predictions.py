@@ -151,7 +151,7 @@ def _text_field(record: Mapping[str, object], location: str) -> str:
 
 
 def other_texts(prediction: Prediction) -> list[str]:
-    """Return the fields with another reply than the scored one, except `answer`, often the right answer."""
+    """Return the fields with another reply than the scored one, except `answer`, which often is the right answer."""
     given = {name: prediction.fields.get(name) for name in TEXTS if name != "answer"}
     return [name for name, text in given.items() if isinstance(text, str) and text != prediction.text]
 
@@ -213,7 +213,7 @@ def join_predictions(
         if question_id is None:
             raise DataError(
                 f"{prediction.location}:question_id: {name!r} is not in the data",
-                "score against the complete data, of the version from which the questions were asked",
+                "use the complete data of the version whose questions you asked",
             )
         repeated += question_id in by_id
         by_id[question_id] = prediction

@@ -141,7 +141,7 @@ def ask(
 
     Args:
         letters: Whether multiple-choice questions are answered by the likeliest letter, from one forward pass.
-        on_answers: Called with the answers that have just ended.
+        on_answers: Called with answers as they are completed.
     """
     pixels = PixelCache()  # decodes an image once for all of its questions
     engine = Engine(model, processor, batch_size=BATCH, prefixes_at_once=BATCH)  # no stream waits for its first token
@@ -218,7 +218,7 @@ def read_letters(processor: Processor) -> LetterTokens:
     before = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*replies, strict=False))))
     ids = {letter: reply[before] for letter, reply in zip(LETTERS, replies, strict=True)}
     if len(set(ids.values())) < len(LETTERS):
-        raise RecipeError("--letters: this tokenizer writes a letter as several tokens", "leave --letters out")
+        raise RecipeError("--letters: this tokenizer writes a letter as several tokens", "remove --letters")
     return LetterTokens(tuple(replies[0][:before]), ids)
 
 
@@ -283,7 +283,7 @@ def _shown(part: str | ImageRef, location: str) -> str | dict[str, str | int]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash that identifies a model: of its manifest, else of its configs and parts of its weight files."""
+    """Return a hash of a model: that of its manifest, or else of its configs and parts of its weight files."""
     digest = hashlib.sha256()
     if (folder / "manifest.json").is_file():
         digest.update((folder / "manifest.json").read_bytes())

@@ -114,7 +114,7 @@ def score_file(request: ScoreRequest, progress: Progress) -> ScoreResult:
     task = open_task(name, request.data)
     if request.opinions != 1:
         if not hasattr(task, "judge_runs"):
-            raise RecipeError(f"{name} grades each answer once", "leave --opinions out")
+            raise RecipeError(f"--opinions {request.opinions}: {name} uses no repeated judgements", "remove --opinions")
         task.judge_runs = request.opinions
     upload = request.submission is not None
     if request.judge is None:
@@ -152,7 +152,7 @@ def score(
         raise RecipeError(f"--parse {rule}: {name} has no such rule", f"use one of: {', '.join(task.rules)}")
     questions = questions_of(task)
     if judge is not None and not task.judged:
-        raise RecipeError(f"{name} does not use a judge", "leave --judge out")
+        raise RecipeError(f"{name} does not use a judge", "remove --judge")
     read = task.read(predictions)
     unread = (*task.unread_fields, *_unread_fields(task, questions, predictions, read))
     replies, joined = _replies(task, questions, predictions, read)
@@ -163,7 +163,7 @@ def score(
         other = figures if figures != scored.metrics else None
     submission = task.submission(replies) if upload else None
     if upload and submission is None:
-        raise RecipeError(f"{name} has no server to upload to", "leave --submission out")
+        raise RecipeError(f"{name} has no server to upload to", "remove --submission")
     return ScoreResult(name, rule, scored, joined.repeated, other, submission, unread, tuple(task.warnings))
 
 
@@ -193,7 +193,7 @@ def _replies(
             raise DataError(
                 f"{prediction.location}:prompt: differs from that of question {name!r} in the data, "
                 f"{by_id[name].sample.messages[-1].text!r:.90}",
-                "use the label files of the version from which the questions were asked",
+                "use the label files of the version whose questions you asked",
             )
     replies = []
     for question in questions:

@@ -1,4 +1,4 @@
-"""Define what a benchmark is: questions with right answers, how a reply is read, and which figures are reported.
+"""Define a benchmark: its questions with right answers, the parsing of replies, and the reported figures.
 
 data folder -> questions
 predictions file -> Prediction -> Reply -> Marked -> TaskScore
@@ -39,7 +39,7 @@ Judge = Callable[[Sequence[Mapping[str, Any]]], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What `evaluate --list` shows of a task: the files of its data folder, their source and licence."""
+    """The entry of a task in `evaluate --list`: the files of its data folder, their source and licence."""
 
     about: str
     files: tuple[str, ...]
@@ -182,7 +182,7 @@ class Benchmark(ABC):
     def mark(self, question: Question, text: str | None, rule: str = OFFICIAL) -> Marked:
         """Parse and mark one reply, in linear time and without exceptions for any text.
 
-        Raises RecipeError if `parse` or `points` of a user's task returns something else than it must.
+        Raises RecipeError if `parse` or `points` of a user's task returns a value of the wrong type.
         """
         answer = None if text is None else self.parse(question, text, rule)
         if answer is None:
@@ -198,7 +198,7 @@ class Benchmark(ABC):
         return RecipeError(f"{type(self).__name__}.{method} returned {shown(value)}", f"return {expected}")
 
     def _figures(self, rows: Sequence[Marked]) -> tuple[Mapping[str, float], Mapping[str, Table]]:
-        """Return `metrics` and `tables`. Raises RecipeError if they are not of the types that they must be."""
+        """Return `metrics` and `tables`. Raises RecipeError if they are of the wrong type."""
         metrics, tables = self.metrics(rows), self.tables(rows)
         if not isinstance(metrics, Mapping) or not all(isinstance(value, Real) for value in metrics.values()):
             raise self._wrong("metrics", metrics, "a dict of numbers by name")

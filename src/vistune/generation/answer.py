@@ -166,7 +166,7 @@ class PendingAnswer:
         return Completion(self.text, self.finish_reason, self.prompt_tokens, self.completion_tokens)
 
     def update(self) -> None:
-        """Take up the newest token. Only the engine calls this, `end` and `fail`."""
+        """Add the newest token. Only the engine calls `update`, `end` and `fail`."""
         tokens = self.sequence.tokens
         if self._processor.ended(tokens):
             return self.end("stop")

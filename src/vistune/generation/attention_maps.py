@@ -79,7 +79,9 @@ def answered_prompt(processor: Processor, messages: Sequence[Message], answer: s
     encoded = processor.encode_ids(Sample("attention map", (*messages, reply)))
     begin = len(prompt)
     if encoded.ids[:begin] != prompt.input_ids.tolist():
-        raise DataError("the answer changes how the prompt before it is tokenized", "change how the answer begins")
+        raise DataError(
+            "with this answer after it, the prompt is tokenized differently", "change the answer's first characters"
+        )
     if list(map(id, encoded.images)) != list(map(id, images)):
         raise DataError("this model's template leaves images out or moves them", "use another template")
     rest = encoded.ids[begin:]
@@ -106,7 +108,7 @@ def compute_attention_maps(model: VisionLanguageModel, processor: Processor, ans
     if not model.packed:
         raise DataError(
             "attention maps: this language model runs transformers' own attention, whose weights are not recorded",
-            "use a model whose documents can share a row (docs/reference/models.md)",
+            "use a language model that runs packed (docs/reference/models.md)",
         )
     example, answer = answered.example, answered.answer
     device = model.head.device

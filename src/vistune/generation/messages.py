@@ -33,12 +33,12 @@ TEXT_FORM = 'send {"type": "text", "text": "..."}'
 IMAGE_FORM = 'send {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,..."}}'
 EACH_FRAME = "this model sees single images; for each frame"
 AS_TEXT = "send a file's text as text"
-RESULT_FORM = "no tools are called here; put what the tool gave into a message of the user"
+RESULT_FORM = "this server calls no tools; put the result of the tool into a message of the user"
 PARTS = {  # types of parts that other servers read -> what to do instead
     **dict.fromkeys(("input_text", "output_text"), TEXT_FORM),
     **dict.fromkeys(("image", "input_image", "image_file", "image_base64", "image_pil"), IMAGE_FORM),
     **dict.fromkeys(
-        ("input_audio", "audio", "audio_url", "output_audio"), "this model hears nothing; leave the part out"
+        ("input_audio", "audio", "audio_url", "output_audio"), "this model does not read audio; remove the part"
     ),
     **dict.fromkeys(("video_url", "video", "input_video"), f"{EACH_FRAME} {IMAGE_FORM}"),
     **dict.fromkeys(("file", "input_file", "file_url", "document"), f"{AS_TEXT}; for an image {IMAGE_FORM}"),
@@ -67,14 +67,14 @@ EXPECTED = {  # a field's path -> what it must be
 }
 INSTEAD = {"messages[].role": ROLES, "messages[].content[].type": PARTS}
 MOVE_IMAGES = f"put each image into content: {IMAGE_FORM}"
-OWN_PART = f"put each image into a part of its own: {IMAGE_FORM}"
-OWN_TEXT = 'put the text into a part of its own: {"type": "text", "text": "..."}'
+OWN_PART = f"put each image into a separate part: {IMAGE_FORM}"
+OWN_TEXT = 'put the text into a separate part: {"type": "text", "text": "..."}'
 IMAGE_NAMES = ("image", "images", "image_url", "image_urls", "input_image", "image_file", "image_base64", "image_pil")
 REFUSED_IN_PARTS = {  # content that a part's type does not name -> what to do instead
     **dict.fromkeys(("text", "input_text", "output_text", "refusal"), OWN_TEXT),
     **dict.fromkeys(IMAGE_NAMES, OWN_PART),
     **dict.fromkeys(("video", "videos", "video_url", "input_video"), f"{EACH_FRAME} {IMAGE_FORM}"),
-    **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "this model hears nothing; leave it out"),
+    **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "this model does not read audio; remove it"),
     **dict.fromkeys(("file", "files", "input_file", "file_url", "document"), AS_TEXT),
 }
 
@@ -137,7 +137,7 @@ class ChatMessage(Body):
     """A message whose fields have the right types. Only an assistant's content may be null or absent."""
 
     refused: ClassVar[Mapping[str, str]] = {
-        "tool_calls": "no tools are called here; send the assistant's text as its content",
+        "tool_calls": "this server calls no tools; send the assistant's text as its content",
         "function_call": "no functions are called here; send the assistant's text as its content",
         "audio": "send its transcript as text",
         **dict.fromkeys(IMAGE_NAMES, MOVE_IMAGES),
@@ -188,7 +188,7 @@ class PythonMessage(ChatMessage):
 
 
 def check_message(message: ChatMessage, path: str) -> None:
-    """Raise FieldError if the role may not have images, or must have content."""
+    """Raise FieldError if a role other than user has an image, or a role other than assistant has no content."""
     if message.content is None and message.role != "assistant":
         what = "null" if "content" in message.model_fields_set else "missing"
         raise FieldError(f"{path}.content", what, f"give {EXPECTED['messages[].content']}")

@@ -1,12 +1,13 @@
-"""Choose questions about photographs so that nobody can guess their answers without the image.
+"""Choose questions about photographs so that their answers cannot be guessed without the image.
 
-Three things would give an answer away: the label ("Is there a toaster?" is mostly answered with "no"), the wording,
-and the turns before it ("Where is the dog?" says that there is one dog). `AnswerBalance` is fitted to the images of a
-data set; `choose` then asks about one image, independent of all other images.
+Three things could reveal an answer: the label ("Is there a toaster?" is mostly answered with "no"), the wording, and
+the turns before it ("Where is the dog?" reveals that there is one dog). `AnswerBalance` is fitted to the images of a
+data set. Then `choose` chooses questions about one image, independently of all other images.
 
-1. `_choose` picks questions that share no aspect of an object, in a random order that does not look at the rates.
-2. Each one is kept with the rate of its label and answer. Because a rejected question keeps its aspects, the expected
-   number of questions with each answer is proportional to its rate, and the rates balance the answers.
+1. `_Candidates.choose` draws questions that ask for different properties of objects. The draw does not depend
+   on the rates.
+2. Each question is kept with the probability `rate` of its label and answer. A question that is not kept is not
+   replaced, so the expected number of questions with each answer is proportional to the rate of the answer.
 """
 
 from __future__ import annotations
@@ -163,9 +164,9 @@ def _aspect(content: Content) -> str:
 
 
 def _toss(items: list[Item], rng: random.Random) -> list[Item]:
-    """Decide the answer to each "is there" by a coin, so that the answers before it say nothing about it.
+    """Draw the answer of each "is there" question at random, so that earlier answers do not help to guess it.
 
-    All objects of the image and as many others would be a fixed number of "yes": after one, "no" would be more likely.
+    With a fixed number of "yes" per image, "no" would be more likely after a "yes".
     """
     questions = [item for item in items if item[0] == "existence"]
     by_answer = {answer: [item for item in questions if item[1].answer == answer] for answer in ("yes", "no")}
@@ -224,7 +225,7 @@ def _chosen(scenes: Sequence[tuple[str, Scene]], balance: AnswerBalance, draws: 
 
 
 def _keys(content: Content) -> Iterator[Key]:
-    """Yield what a guesser may learn from: the pair of labels, each label at its position, the form."""
+    """Yield the keys that may help a guesser: the pair of labels, each label at its position, the form."""
     if len(content.names) > 1:
         yield (content.form, *content.names)
     for position, name in enumerate(content.names):

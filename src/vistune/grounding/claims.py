@@ -10,10 +10,10 @@ check              detects                                       cannot detect
 `ungrounded`       a class that is asserted, confirmed with      objects outside the 80 classes; colours, materials
                    "yes" or taken for granted in a question,     and actions; hedged, general and negated clauses;
                    and that no caption or box supports           a class that is wrongly said to be absent
-`wrong_count`      more objects than boxes; fewer, if the        numbers of classes without a box or with a crowd;
-                   text counts all of them ("there are two       numbers that a caption states; a wrong "one",
-                   dogs in the picture")                         unless the text says "only one"; numbers after
-                                                                 "about"; number words above twelve (Korean: ten)
+`wrong_count`      a number above that of the boxes; also one    numbers of classes without a box or with a crowd;
+                   below it, if the text counts all objects      numbers that a caption states; a wrong "one",
+                   of the class ("there are two dogs in the      unless the text says "only one"; numbers after
+                   picture")                                     "about"; number words above twelve (Korean: ten)
 `wrong_position`   "left of", "right of", "above", "below"       classes with several boxes; "next to", "behind",
                    between two classes with one box each;        "in front of"; errors below 5 % of the image; places
                    the side of the image a class is on           of boxes that fill more than half of the image

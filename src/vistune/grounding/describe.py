@@ -52,7 +52,7 @@ def description(scene: Scene, language: str, rng: random.Random, *, setting: str
 
     Args:
         setting: The place where a photograph was taken, in `language`.
-        opening: A first sentence that is known already.
+        opening: A given first sentence, such as a caption.
     """
     forms = words.sentences(language)["drawings"]
     if not scene.boxes:

@@ -136,8 +136,8 @@ def guessing_lines(results: Sequence[GuessedAnswers]) -> list[str]:
     if results and not guessable:
         worst = max(results, key=lambda result: result.guessed - result.uniform_guess)
         lines.append(
-            f"answers guessed without the image: at most {worst.guessed - worst.uniform_guess:+.0%} against a uniform "
-            f"guess ({worst.type}, {worst.language}: {worst.guessed:.0%}, uniform {worst.uniform_guess:.0%})"
+            f"answers guessed without the image: {worst.guessed:.0%} for questions of type {worst.type} "
+            f"({worst.language}), the easiest to guess; a uniform guess gets {worst.uniform_guess:.0%}"
         )
     return lines
 

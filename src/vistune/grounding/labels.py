@@ -33,7 +33,12 @@ TEMPLATE = """\
 
 
 def read_labels(path: Path) -> dict[str, Entry]:
-    """Read a file of labels. Raises DataError that names the label and the field, RecipeError if it is not YAML."""
+    """Read a file of labels.
+
+    Raises:
+        DataError: A label or a field is wrong; the message names both.
+        RecipeError: The file is not YAML.
+    """
     tree = parse_yaml(read_text(path), str(path))
     if not isinstance(tree, dict) or not tree:
         raise DataError(f"{path}: has no labels", "write for example deer: {plural: deer, korean: 사슴, counter: 마리}")
@@ -48,7 +53,7 @@ def _label(path: Path, label: object) -> str:
 
 def _entry(location: str, label: str, value: object) -> Entry:
     if not isinstance(value, dict):
-        raise DataError(f"{location}: expected fields", f"choose from {', '.join(FIELDS)}")
+        raise DataError(f"{location}: expected the fields of a label", f"choose from {', '.join(FIELDS)}")
     for name, content in value.items():
         if name not in FIELDS:
             raise DataError(f"{location}.{name}: unknown field", guess(str(name), FIELDS))
@@ -60,7 +65,9 @@ def _entry(location: str, label: str, value: object) -> Entry:
         raise DataError(f"{location}.synonyms: expected a list of words", "write for example [stag, 수사슴]")
     for name, allowed in (("article", ("", "a", "an")), ("group", ("", *GROUPS))):
         if words.get(name, "") not in allowed:
-            raise DataError(f"{location}.{name}: {words[name]!r}", f"choose from {', '.join(allowed[1:])}")
+            raise DataError(
+                f"{location}.{name}: {words[name]!r} is not allowed", f"choose from {', '.join(allowed[1:])}"
+            )
     is_korean = [bool(lexicon.HANGUL.search(name)) for name in synonyms]
     names = {
         language: tuple(name for name, korean in zip(synonyms, is_korean, strict=True) if korean == (language == "ko"))

@@ -52,7 +52,7 @@ class Language(Protocol):
         """Return the word and its regular plural."""
 
     def is_noun(self, text: str, match: re.Match[str]) -> bool:
-        """Return whether a matched word is used as a noun, not as a verb, a counter or part of an idiom."""
+        """Return whether a matched word is used as a noun, not as a verb, a counting word or part of an idiom."""
 
     def continues_list(self, clause: str) -> bool:
         """Return whether a clause after a comma continues a list, so that a negation before it applies to it too."""

@@ -1,6 +1,7 @@
 """Ask questions about boxes whose answers are certain, by type, in several wordings.
 
-A question type picks content that the boxes decide; the content is then worded with the sentence forms of the language.
+A question type chooses something that follows from the boxes, such as a count, and words it with the sentence forms of
+the language.
 """
 
 from __future__ import annotations
@@ -73,12 +74,12 @@ _TOPICS = {
 
 
 def ask(scene: Scene, kind: str, language: str, rng: random.Random) -> QuestionAnswer | None:
-    """Return a question of a type with its answer, or None if the boxes decide none."""
+    """Return a question of a type with its answer, or None if no question of this type has a certain answer."""
     return draw(QUESTION_TYPES[kind](scene), kind, language, rng)
 
 
 def draw(contents: Sequence[Content], kind: str, language: str, rng: random.Random) -> QuestionAnswer | None:
-    """Word one of the contents. Its form is drawn first, then its answer, so that a rare answer is not rare."""
+    """Write one of the contents as a question. The form is drawn first, then the answer, so rare answers occur too."""
     if not contents:
         return None
     forms = list(dict.fromkeys(content.form for content in contents))
@@ -119,7 +120,7 @@ def word(content: Content, kind: str, language: str, rng: random.Random) -> Ques
 
 
 def _count_texts(slots: Mapping[str, object], language: str) -> dict[str, str]:
-    """Word the numbers with their objects: "two dogs" and "two", "개 두 마리" and "두 마리".
+    """Return the texts of the numbers with their objects: "two dogs" and "two", "개 두 마리" and "두 마리".
 
     0 stands for a crowd. With None, the number is not known: "a dog", "개".
     """
@@ -145,7 +146,7 @@ def _count_texts(slots: Mapping[str, object], language: str) -> dict[str, str]:
 
 
 def _slot_texts(slot: str, value: object, language: str) -> dict[str, str]:
-    """Word the value of a slot, with the forms that sentences need: article, plural, counter, place."""
+    """Return the texts of a slot's value, with the forms that sentences need: article, plural, counting word, place."""
     if isinstance(value, Box):
         text = words.name(value, language)
         return {slot: text, f"one_{slot}": words.one(text, value.label) if language == "en" else text}
@@ -284,7 +285,7 @@ def _listed(contents: Callable[[Scene], Iterator[Content]]) -> Callable[[Scene],
     return lambda scene: list(contents(scene))
 
 
-# All contents of a question type that the boxes of a scene decide.
+# For each question type, a function that returns all contents whose answers follow from the boxes of a scene.
 QUESTION_TYPES: Mapping[str, Callable[[Scene], Sequence[Content]]] = {
     "colour": _listed(_colour),
     "shape": _listed(_shape),

@@ -17,7 +17,7 @@ Turn = tuple[str, str]
 
 
 def reason(scene: Scene, language: str, rng: random.Random) -> Turn | None:
-    """Return a question and its reasoned answer, or None if the boxes decide no question."""
+    """Return a question and its reasoned answer, or None if no question has a certain answer."""
     forms: list[Callable[[Scene, str, random.Random], Turn | None]] = [_compare_counts, _take_away, _compare_places]
     if not scene.drawn:
         forms = [_compare_counts, _add_up, _compare_places, _compare_heights, _compare_sizes]

@@ -33,7 +33,7 @@ def extent_of(box: Box) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Scene:
-    """The boxes of an image, and the names, numbers and positions that follow from them.
+    """The boxes of an image, and the names, numbers and positions that follow from the boxes.
 
     - crowds: labels with more objects than boxes
     - also_present: classes that are known to be there, with or without a box; no question may deny them

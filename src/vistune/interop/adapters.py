@@ -219,7 +219,7 @@ def _unused_keys(
     tokens = config.trainable_token_indices
     if tokens and not any(TOKENS in name for name in parts["language"]):
         raise CheckpointError(
-            f"{path}: trainable_token_indices={tokens!r}, but the file has no tensor of them",
+            f"{path}: trainable_token_indices={tokens!r}, but the file has no tensor for these tokens",
             "download the folder again",
         )
     adapted = [naming.of(part, name.removeprefix(PREFIX).split(LORA)[0])

@@ -85,7 +85,9 @@ def build_model(
     model = VisionLanguageModel(tower, projector, language, spec)
     if model.newline is not None:
         if "newline" not in parts["newline"]:
-            raise CheckpointError(f"{location}: anyres without image_newline", "name a LLaVA 1.6 model")
+            raise CheckpointError(
+                f"{location}: the config says anyres, but the weights have no image_newline", "name a LLaVA 1.6 model"
+            )
         with torch.no_grad():
             model.newline.copy_(parts["newline"]["newline"][...])
     return model.eval()
@@ -166,4 +168,4 @@ def fit_tensors(
 ) -> None:
     """Raise CheckpointError naming, at most ten each, tensors that are missing, unexpected or of another shape."""
     if faults := misfits(expected, given, optional):
-        raise CheckpointError(f"{location}: tensors {faults}", "the folder's config and weights do not fit")
+        raise CheckpointError(f"{location}: tensors {faults}", "name a folder whose config and weights belong together")

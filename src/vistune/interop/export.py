@@ -193,7 +193,7 @@ def refuse_naflex(spec: Spec, layout: str) -> None:
 
 
 def refuse_quantised(layout: str, bits: int) -> None:
-    """Raise RecipeError: no layout is written quantized, because rounding cannot be undone."""
+    """Raise RecipeError with the tool that quantizes the layout: exports keep full precision."""
     refuse_unknown(layout)
     reason = QUANTISED_BY[layout].format(bits=bits)
     raise RecipeError(
@@ -204,7 +204,7 @@ def refuse_quantised(layout: str, bits: int) -> None:
 def round_weights(model: VisionLanguageModel, dtype: torch.dtype, *, tower: bool) -> None:
     """Round every weight to its value on disk, so that the comparison is exact.
 
-    Without `tower` the vision tower keeps its precision, as it does in a folder of its own.
+    Without `tower`, the vision tower keeps its precision, as in a layout that stores the tower in a separate folder.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

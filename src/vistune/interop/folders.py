@@ -125,7 +125,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def by_part(tensors: Mapping[str, LazyTensor], layout: str, location: str) -> Parts:
-    """Sort tensors into parts, under their names there. Raises CheckpointError naming tensors of no known part."""
+    """Sort tensors into parts, with their names in the part. Raises CheckpointError for tensors of no known part."""
     parts: Parts = {part: {} for part in PARTS}
     unknown = []
     for name, tensor in tensors.items():

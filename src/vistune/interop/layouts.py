@@ -34,7 +34,10 @@ HF_TOKENS: Mapping[str, Literal["patch", "cls_patch"]] = {"default": "patch", "f
 
 
 def is_hf(config: Mapping[str, Any]) -> bool:
-    """Return whether a config is of this layout: by its class, or else by the two configs inside."""
+    """Return whether a config has the layout llava-hf.
+
+    It then names one of HF_CLASSES, or it names no class and contains `text_config` and `vision_config`.
+    """
     listed = config.get("architectures") or []
     return any(name in HF_CLASSES for name in listed) or (
         not listed and {"text_config", "vision_config"} <= config.keys()
@@ -50,7 +53,9 @@ def read_hf(folder: Path, *, base: str | None, template: str | None, vision: str
     raw = read_config(folder)
     path = folder / "config.json"
     if base or vision:
-        raise CheckpointError(f"{folder}: is a complete model; it takes no --base and --vision", "remove them")
+        raise CheckpointError(
+            f"{folder}: is a complete model; it takes no --base and no --vision", "remove these options"
+        )
     if raw.get("quantization_config"):
         raise CheckpointError(f"{path}: stored quantized", "download the full-precision model and use --quantize")
     from transformers import AutoConfig

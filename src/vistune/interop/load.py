@@ -54,16 +54,16 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class ParentModel:
-    """The model that a run continues from, without its weights.
+    """The model that a recipe's `from` names, without its weights.
 
     Attributes:
         origin: The `from` section that names exactly this model; for a run, the checkpoint that was chosen.
-        recorded: Folder and checksum, written into every checkpoint of the run (`vistune why` reads it).
-        processor: Its processor.
-        model: The recipe's model section for it.
+        recorded: Folder and checksum, written into every checkpoint of the run for `vistune why`.
+        processor: The model's processor.
+        model: The `model` section that a recipe would need for this model.
         cut: Whether its vision tower was trained and ends at the feature layer.
         adapted: Whether it has adapters, which are merged before training.
-        folder: Where it is, or for another layout where `bring_in` writes it.
+        folder: The model's folder. For another layout, the folder that `bring_in` writes.
         source: The contents of a folder of another layout; None for a vistune folder.
     """
 
@@ -87,7 +87,7 @@ class ParentModel:
         return None if self.source is None else ([self.source.vision], self.source.language)
 
     def bring_in(self) -> Path:
-        """Return its vistune folder; one of another layout is converted first, even if the folder exists already."""
+        """Return the vistune folder. A model of another layout is converted first, even if the folder exists."""
         if self.source is not None:
             from vistune.interop.export import import_model
 
@@ -105,9 +105,9 @@ class ParentModel:
 def inspect_parent(origin: Origin, out: Path) -> ParentModel:
     """Read configs and tokenizer of the model that `from` names.
 
-    For a run, this is the checkpoint that is newest or best now, whatever the run does later. A model of another layout
-    is converted into `out`/from when training begins. Raises CheckpointError or RecipeError if the folder is not a
-    model, or needs no `base`, `vision` or `template`.
+    For a run, it is the checkpoint that is newest or best at the time of this call. A model of another layout is
+    converted into `out`/from when training begins. Raises CheckpointError or RecipeError if the folder is not a model,
+    or if `base`, `vision` or `template` is given but not needed.
     """
     if origin.model.exists() and is_vistune_folder(origin.model):
         parent = _inspect_vistune(origin)
@@ -123,7 +123,7 @@ def inspect_parent(origin: Origin, out: Path) -> ParentModel:
 
 
 def _outside(origin: Origin) -> dict[str, Any]:
-    """Files outside the model's folder."""
+    """Return the settings that only folders of other layouts need."""
     return {"base": origin.base, "vision": origin.vision, "template": origin.template}
 
 

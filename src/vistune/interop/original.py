@@ -45,7 +45,7 @@ DELTA = 0.1  # a last norm with a smaller mean absolute weight is the difference
 
 
 def is_original(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Return whether a config is of this layout: by its class or its `mm_*` keys.
+    """Return whether a config has the original LLaVA's layout, by its class or its `mm_*` keys.
 
     `model_type` does not show it, because it is "llava" in transformers' layout too.
     """
@@ -72,7 +72,9 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         parts, base_folder = by_part(read_tensors(folder, pickles=True), "original", str(folder)), folder
         refuse_deltas(folder, parts["language"])
         if base:
-            raise CheckpointError(f"{folder}: contains a whole language model; --base is for LoRA folders", "remove it")
+            raise CheckpointError(
+                f"{folder}: contains a whole language model; --base is for LoRA folders", "remove --base"
+            )
     tower_name = vision or config.get("mm_vision_tower") or config.get("vision_tower")
     if not tower_name:
         raise CheckpointError(

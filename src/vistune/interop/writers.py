@@ -282,6 +282,18 @@ def generation_config(exported: ExportedModel, tokenizer: TokenizerLike | PreTra
     )
 
 
+def _beyond_original(exported: ExportedModel) -> list[str]:
+    """List the settings of a model that the original LLaVA's code does not have."""
+    spec, tower = exported.spec, exported.tower_config.model_type
+    settings = {
+        f"the projector {spec.projector}": "2x2" in spec.projector,
+        f"features of the space {spec.space}": spec.space != "hidden",
+        f"a vision tower of the kind {tower}": tower != "clip_vision_model",
+        "features of several layers": not isinstance(spec.feature_layer, int),
+    }
+    return [setting for setting, applies in settings.items() if applies]
+
+
 def write_original(exported: ExportedModel, folder: Path) -> None:
     """Write a folder like liuhaotian/llava-v1.5-7b, which the original LLaVA's code loads.
 
@@ -294,12 +306,9 @@ def write_original(exported: ExportedModel, folder: Path) -> None:
             f"--layout llava-original: the original LLaVA has no class for {kind!r}",
             f"it has {', '.join(sorted(names))}",
         )
-    only_clip = exported.tower_config.model_type != "clip_vision_model" or not isinstance(
-        exported.spec.feature_layer, int
-    )
-    if "2x2" in exported.spec.projector or exported.spec.space != "hidden" or only_clip:
+    if beyond := _beyond_original(exported):
         raise RecipeError(
-            f"--layout llava-original: the original LLaVA has no {exported.spec.projector} over this tower",
+            f"--layout llava-original: the original LLaVA cannot represent {', '.join(beyond)}",
             "export --layout llava-hf",
         )
     if exported.spec.feature_norm != "off":

@@ -1,7 +1,8 @@
 """Send one request to an OpenAI-compatible endpoint and classify its answer.
 
-body -> POST -> Outcome: a reply, or a failure and who must act: wait, send again, skip this request, or stop the run
-Callers handle retries, rate limits, budget and journal; this module speaks the protocol, with limits on time and bytes.
+body -> POST -> Outcome: a reply, or a failure with the action of the caller: wait, send again, skip this request, or
+stop the run. Callers handle retries, rate limits, budget and journal. This module speaks the protocol, with limits on
+time and bytes.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class Outcome:
 
     Attributes:
         body: The response body, cut at LARGEST_BODY; a stream is joined into one completion.
-        reason, error: The service's message, in one line and parsed.
-        about: The subject of a refusal.
+        reason: The service's message in one line.
+        error: The service's message, parsed.
+        about: The subject of a refusal, such as the key or the model.
         seconds: Wall time.
     """
 

@@ -139,7 +139,9 @@ def check_extra_body(extra: Mapping[str, object]) -> None:
         raise RecipeError(f"extra_body {extra!r}: is not an object", "give names and values")
     for name in extra:
         if name in OWN_FIELDS:
-            raise RecipeError(f"--extra-body: `{name}` is set by {OWN_FIELDS[name]}", f"leave `{name}` out of it")
+            raise RecipeError(
+                f"--extra-body: `{name}` is set by {OWN_FIELDS[name]}", f"remove `{name}` from --extra-body"
+            )
     try:
         json.dumps(dict(extra), allow_nan=False)
     except (TypeError, ValueError) as error:

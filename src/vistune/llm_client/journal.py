@@ -115,7 +115,7 @@ class Journal:
             raise DataError(f"{self.path}: the record at byte {offset}: {error}", "check the disk") from None
 
     async def append(self, record: Record) -> int:
-        """Write a record, wait until it is on disk, return its offset. Raise TeacherError if the disk refuses."""
+        """Write a record, wait until it is on disk, return its offset. Raise TeacherError if it cannot be written."""
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.waiting.append((encode_record(record), done))
         if self.writer is None or self.writer.done():

@@ -264,7 +264,7 @@ class RequestRunner:
             await self.rate_limiter.refused()
 
     def note_reach(self, outcome: Outcome) -> None:
-        """Note whether the address ever answered. Outages of one that did are waited out."""
+        """Note whether the address has ever answered. If it has, the run waits for the end of an outage."""
         self.reached = self.reached or outcome.kind != "failed" or outcome.status != 0
         self.unreached += not self.reached
 
@@ -292,7 +292,7 @@ class RequestRunner:
         await self.budget.settle(worst, dollars)
         if before and completion.model and completion.model != before and not self.allow_drift:
             error = RecipeError(
-                f"the service now answers as {completion.model!r}, before as {before!r}",
+                f"the service now answers with the model {completion.model!r}; earlier answers are from {before!r}",
                 "name the exact version with --model, or --allow-drift",
             )
             self.stop(error)
@@ -355,13 +355,13 @@ class RequestRunner:
         """Return the error of a run whose requests are all refused, with the service's message."""
         count = self.refusals.total()
         times = f"the first {count} requests" if count > 1 else "the request"
-        hint = _HINTS["context"] if about == "context" else "change what it names"
+        hint = _HINTS["context"] if about == "context" else "correct the setting that the message names"
         if name := next((name for name in self.own_fields if name in reason), ""):
             option = self.own_fields[name]
             hint = f"change or remove {name} in {option}" if option == "--extra-body" else f"change or remove {option}"
         return RecipeError(
             f"{self.client.base_url} refused {times} and answered none: {reason}",
-            f"{hint}, then run the same command again: refused requests are asked again",
+            f"{hint}, then run the same command again: refused requests are sent again",
         )
 
 

@@ -130,7 +130,7 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
     if faults:
         raise CheckpointError(
             f"language model {source}: tensors missing or of another shape: {some(faults)}",
-            "the folder's config and weights do not fit: name a complete model",
+            "name a complete model, whose config and weights belong together",
         )
     return model if meta else ready(model, source)
 
@@ -141,7 +141,8 @@ def ready(language: nn.Module, source: str) -> nn.Module:
     if not is_packed(language):
         log.warning(
             "language model %s runs unpacked: %s. It reads one document after another by transformers' own attention: "
-            "steps of many short samples take longer, answers are not computed in parallel, and prompts share nothing",
+            "steps with many short samples take longer, answers are not computed in parallel, and prompts "
+            "share no prefix",
             source,
             language_traits(unwrap(language).config).unpacked,
         )
@@ -154,7 +155,7 @@ def attention_for(config: LanguageConfig) -> str | None:
 
 
 def is_packed(language: nn.Module) -> bool:
-    """Return whether the model was loaded with our attention, so that documents share a row."""
+    """Return whether the model was loaded with our attention, so that it reads packed rows of several documents."""
     return unwrap(language).config._attn_implementation == NAME
 
 
@@ -296,8 +297,8 @@ def last_mlp(body: nn.Module) -> nn.Module | None:
 def last_mlp_at(body: nn.Module, at: Tensor | None, tokens: int) -> Iterator[None]:
     """While the block lasts, compute the last layer's MLP only at positions `at` (n,) of the row, zeros elsewhere.
 
-    The MLP's output reaches nothing but its own token's state, and training uses the states of a fifth of the tokens or
-    fewer. The whole MLP is computed if layers are recomputed, and if `at` is empty: every weight then has a gradient of
+    The MLP's output affects only the state of its own token, and training usually uses a fifth of the states or fewer.
+    The whole MLP is computed if layers are recomputed, and if `at` is empty: every weight then has a gradient of
     zeros, as all processes of a run need it.
     """
     mlp = last_mlp(body)

@@ -78,7 +78,7 @@ def load_adapters(language: nn.Module, folder: Path) -> nn.Module:
 
 
 def load_onto(language: nn.Module, adapters: Adapters) -> nn.Module:
-    """Put adapters with our module names on the language model, and merge those outside inner linear layers.
+    """Put adapters with our module names on the language model; merge those that are not on inner linear layers.
 
     Raises CheckpointError naming tensors that do not fit.
     """

@@ -1,7 +1,7 @@
 """Projectors from the tower's features to the language model's width.
 
-LLaVA's linear projector (arXiv 2304.08485, section 4.1) and MLPs (arXiv 2310.03744, section 3.3), and two that make one
-slot of four patches.
+LLaVA's linear projector (arXiv 2304.08485, section 4.1) and MLPs (arXiv 2310.03744, section 3.3), and two projectors
+that join four patches into one slot.
 """
 
 from __future__ import annotations

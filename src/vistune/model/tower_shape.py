@@ -218,7 +218,10 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
     chosen = [states[layer] for layer in layers]
     grids = {_grid(state, config, side) for state in chosen}
     if len(grids) > 1:
-        raise RecipeError(f"model.feature_layer={list(layers)}: {name} has other grids of patches there", "name one")
+        raise RecipeError(
+            f"model.feature_layer={list(layers)}: these layers of {name} have different grids of patches",
+            "name one layer",
+        )
     ((rows, columns),) = grids
     prefix = tokens_first(chosen[0]).shape[1] - rows * columns
     width = tokens_first(chosen[0]).shape[2]

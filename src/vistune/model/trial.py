@@ -63,7 +63,7 @@ def decoder_of(model: Any) -> Any:
 
 
 def language_traits(config: LanguageConfig) -> LanguageTraits:
-    """Return how a model of this config is run. The first call for a config builds the model on the meta device."""
+    """Return the traits of a config's model. The first call for a config builds the model on the meta device."""
     with torch.device("cpu"):  # the caller may build its own model on the meta device
         return _traits(ConfigKey(config))
 
@@ -107,7 +107,7 @@ def _traits(key: ConfigKey) -> LanguageTraits:
         return LanguageTraits(refused="its attention looks ahead")
     rule = _logit_rule(model)
     if rule is None:
-        return LanguageTraits(refused="its logits are more than the scaled, biased or capped output of its head")
+        return LanguageTraits(refused="its logits are not just its head's output with a scale, a bias or a soft cap")
     try:
         scale, has_cache = _run_on_embeddings(config, with_cache=bool(unpacked))
     except Exception as error:  # as above

@@ -301,7 +301,7 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
 
     Args:
         cut: Whether the tower was saved without the layers after the feature layer.
-        meta: See `load_language`.
+        meta: Build it on torch's meta device, without reading weights.
 
     Raises RecipeError if weights are missing, damaged or of another shape.
     """

@@ -166,7 +166,7 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def packed(self) -> bool:
-        """Whether documents share a row; otherwise the language model reads one document at a time."""
+        """Whether the language model reads packed rows of several documents; otherwise it reads one at a time."""
         return is_packed(self.language)
 
     @property
@@ -291,7 +291,7 @@ def fused_spec(model: Model, specs: Sequence[Spec]) -> Spec:
     for key, value in refused.items():
         if getattr(model, key) == value:
             raise RecipeError(
-                f"model.{key}={value}: two fused towers cannot do this", f"remove {key}, or name one tower"
+                f"model.{key}={value}: not possible with two fused towers", f"remove {key}, or name one tower"
             )
     side = max(spec.image_side for spec in specs)
     return replace(

@@ -2,19 +2,21 @@
 
 ModelSizes + StageSetup + RowSize -> Memory: bytes of weights, gradients, optimizer, activations, logits, copies
 
-d is the language model's width, i its MLP's, q and k the widths of queries and of keys, v and u the tower's width and
-its MLP's. Each number that autograd keeps for the backward pass takes `wide` = 4 bytes. If a linear layer, an attention
-or an activation function keeps it, it takes `narrow` bytes: 2 under bf16 autocast, otherwise 4. Per layer and token,
-autograd keeps the following bytes (counted tensor by tensor; tests/planner/test_memory.py compares them with real
-layers):
+Widths: d is the language model's width, i that of its MLP, q and k those of queries and keys. v is the tower's width, u
+that of its MLP. Each number that autograd keeps for the backward pass takes `wide` = 4 bytes. If a linear layer, an
+attention or an activation function keeps it, it takes `narrow` bytes: 2 under bf16 autocast, otherwise 4. Per layer and
+token, autograd keeps the following bytes (counted tensor by tensor; tests/planner/test_memory.py compares them with
+real layers):
 
-  language, its weights trained  wide 4 d + narrow ((2 or, in bf16, 5) d + 3 q + 2 k + 4 i)
+  language, its weights trained  wide 4 d + narrow (a d + 3 q + 2 k + 4 i)        a = 2, in bf16 5
   language, adapters trained     wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks)
   language, frozen               wide 2 d + narrow (2 q + 2 k + 3 i)
-  tower, its weights trained     wide 2 v + narrow ((6 or, in bf16, 8) v + (2 or, with quick GELU, 3) u)
-  tower, frozen                  nothing; for a moment about 2 v + 4 u of one layer
-  a recomputed layer             wide 1 width for its input; in the backward pass also all of one layer at a time
-  supervised tokens              nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
+  tower, its weights trained     wide 2 v + narrow (b v + c u)                    b = 6, in bf16 8; c = 2, quick GELU 3
+  tower, frozen                  nothing is kept; while one layer runs, about 2 v + 4 u
+  a recomputed layer             `wide` for each number of its input; in the backward pass also the lines above, for the
+                                 one layer that is being recomputed
+  supervised tokens              nothing is kept; during the loss, 2 x wide x vocabulary for each token
+                                 of a chunk of 256
 
 In the last layer, the MLP runs on supervised tokens only, so its part (`of_mlp`) is kept for those tokens only, unless
 the layer is recomputed. Under bf16 autocast, each multiplied weight also has a 2-byte copy while its layer is kept.
@@ -106,7 +108,7 @@ def _saved_by_quantising(shape: LanguageShape, bits: int | None) -> float:
 
 
 def _of_full_width(sizes: ModelSizes, setup: StageSetup, part: str, count: int) -> float:
-    """Numbers of a part that are not quantised."""
+    """Return how many numbers of a part are not quantised."""
     packed = part == "language" and setup.quantize is not None
     return count - sizes.language.layers * sizes.language.linear if packed else count
 
@@ -126,7 +128,7 @@ def optimizer_bytes(sizes: ModelSizes, setup: StageSetup) -> float:
 
 
 def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
-    """Compute the bytes that a row's backward pass needs, and those in use for a moment at the peak."""
+    """Compute the bytes kept for a row's backward pass, and the temporary bytes at the peak."""
     d, tiles = sizes.language.width, row.tiles
     features = WIDE * tiles * sizes.slots * (sizes.vision_width + d * (2 * sizes.projector_layers - 1))
     pixels = tiles * 3 * max(tower.side for tower in sizes.towers) ** 2 * (1 + (WIDE if "vision" in setup.learn else 0))

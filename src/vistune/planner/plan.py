@@ -116,7 +116,7 @@ class StageForecast:
         parameters: By part.
         learn: The trained parts.
         steps: None if it depends on data that are not on this machine.
-        samples: None likewise.
+        samples: None if the data are not on this machine.
         assumed: How the data were assumed; "" if they were counted.
         row: The packed row that takes most memory.
     """
@@ -300,7 +300,7 @@ class _StagePlanner:
     def _alternatives(
         self, stage: Stage, setup: StageSetup, row: RowSize, *, language_in_bf16: bool
     ) -> tuple[Alternative, ...]:
-        """Memory of the same rows with all weights trained, and with adapters on full and quantised weights."""
+        """Return the memory of the rows with all weights trained, and with adapters on full and quantised weights."""
         from vistune.planner.memory import memory
 
         others = tuple(part for part in setup.bf16_parts if part != "language")

@@ -183,7 +183,9 @@ def adapter_layers(shape: LanguageShape, lora: Lora) -> list[LinearMap]:
         known = sorted({linear.name for linear in shape.maps if linear.adaptable})
         raise RecipeError(
             f"lora.targets {', '.join(sorted(targets))}: no such linear layer in the language model",
-            f"use all-linear, attention, or of {', '.join(known)}" if known else "this model cannot get adapters",
+            f"use all-linear, attention, or names of layers: {', '.join(known)}"
+            if known
+            else "this model cannot get adapters: remove lora",
         )
     return adapted
 
@@ -210,7 +212,7 @@ class Load:
 
     Attributes:
         worst: The packed row that takes most memory.
-        steps: None if nobody can know it.
+        steps: None if it is unknown.
         pairs: Pairs of a token with itself and with each one before it in its document.
         assumed: How the numbers were assumed; "" if they were counted in the data.
     """
@@ -274,7 +276,7 @@ def largest_row(planned: PlannedStage) -> tuple[int, int]:
 
 
 def _largest(rows: np.ndarray) -> int:
-    """Index of a row that is long and has many supervised tokens."""
+    """Return the index of a row that is long and has many supervised tokens."""
     tokens, supervised, _ = rows.max(axis=0)
     return int((rows[:, 0] / tokens + rows[:, 1] / max(supervised, 1)).argmax())
 
@@ -286,7 +288,7 @@ def samples_in_order(planned: PlannedStage) -> np.ndarray:
 
 
 def _row_sizes(planned: PlannedStage) -> np.ndarray:
-    """(rows, 3): tokens, supervised tokens and tiles of each row of all steps."""
+    """Return (rows, 3): tokens, supervised tokens and tiles of each row of all steps."""
     ends = np.cumsum([len(row) for row in chain.from_iterable(planned.plan.steps)])
     begins = np.concatenate([[0], ends[:-1]])
     samples = samples_in_order(planned)

@@ -30,13 +30,13 @@ class ModelFacts:
         vision_layers: (kept, all).
         patch: Side in pixels.
         side: Side of a tile in pixels.
-        tower_tokens: Per tile, before the projector.
-        projector_steps: Its layers in order: (in, out) of a linear layer, the name of another one.
-        slots_per_tile: Per tile, after the projector.
-        tiles: (least, most) of the canvas; None if an image is one tile.
-        slots: (least, most) of an image, row ends included.
+        tower_tokens: Tokens per tile before the projector.
+        projector_steps: The projector's layers in order: (in, out) of a linear layer, the name of any other layer.
+        slots_per_tile: Tokens per tile after the projector.
+        tiles: (least, most) tiles of an anyres image; None if an image is one tile.
+        slots: (least, most) slots of an image, with the newline after each row of patches.
         most_patches: With NaFlex, the most patches of an image, which keeps its aspect ratio; else None.
-        parameters: By part.
+        parameters: Number of parameters by part.
     """
 
     vision: str
@@ -94,7 +94,7 @@ class Structure:
     Attributes:
         visions: transformers' configs of the towers.
         language: transformers' config of the language model.
-        names: Of tower and language model.
+        names: Names of the tower and the language model.
         cut: Whether the tower already ends at the feature layer, since it was trained before.
     """
 
@@ -107,7 +107,7 @@ class Structure:
 
 
 def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure:
-    """Read the structure of a recipe's model, or of the model of `from`, which then names the parts in its folder.
+    """Read the structure of a recipe's model. With `from`, it is that of the given model, whose folder names the parts.
 
     Nothing is downloaded: the config of a hub name is read from `shapes.yaml` or the hub's cache.
     """

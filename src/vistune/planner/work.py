@@ -2,14 +2,15 @@
 
 model, or sizes + setup -> Work (FLOPs per tile, token, pair of tokens, supervised token) -> FLOPs of a row, a stage
 
-A multiplication and an addition count as two FLOPs. A weight takes part in one product per token forward, in one
-backward if something before it is trained, and in one more if it is trained itself. `work_of_model` counts what a row
-needs, for MFU: recomputed activations earn nothing. `work_of_sizes` counts what the machine does, for the forecast of
-time: recomputed layers run forward twice, and attention computes its scores again in the backward pass.
+A multiplication and an addition count as two FLOPs. A weight is multiplied once per token in the forward pass, once in
+the backward pass if something before it is trained, and once more if it is trained itself. `work_of_model` counts the
+FLOPs that a row needs, for MFU; recomputed activations do not count. `work_of_sizes` counts the FLOPs that the machine
+computes, for the forecast of time: recomputed layers run forward twice, and attention computes its scores again in the
+backward pass.
 
-Time is FLOPs over a rate, plus bytes read and written outside of matrix products over a bandwidth, AdamW's 36 bytes per
-trainable number and step included. Both rates of this CPU are measured in a moment; those of a named GPU are a share of
-its data sheet's, and an assumption.
+Time is FLOPs divided by a rate, plus the bytes that are read and written outside of matrix multiplications (with
+AdamW's 36 bytes per trainable number and step) divided by a bandwidth. Rate and bandwidth are measured on this CPU. For
+a GPU they are an assumption: a share of the values in its data sheet.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Work:
     def of_samples(
         self, lengths: np.ndarray, supervised: np.ndarray, tiles: np.ndarray, *, cached: bool = False
     ) -> np.ndarray:
-        """Return the FLOPs of each sample: the weights by which rows are dealt to processes."""
+        """Return the FLOPs of each sample, by which rows are distributed to processes."""
         return self.total(tiles=tiles, tokens=lengths, pairs=self._pairs(lengths), supervised=supervised, cached=cached)
 
     def _pairs(self, lengths: np.ndarray) -> np.ndarray:
@@ -103,7 +104,7 @@ class Work:
 
 
 def products(*, backward: bool, trainable: bool, recomputed: bool = False) -> int:
-    """Count the products of a weight per token: forward, `backward` into its inputs, into itself, forward again."""
+    """Count the multiplications of a weight per token: forward, `backward` for inputs, for itself, forward again."""
     return 1 + backward + trainable + recomputed
 
 
@@ -134,7 +135,7 @@ def work_of_model(model: VisionLanguageModel) -> Work:
 
 
 def _of_weights(module: nn.Module, *, backward: bool, without: nn.Module | None = None, experts: int = 1) -> float:
-    """FLOPs per token of a module's matrix products; `experts`: how many of a layer's experts a token visits."""
+    """Return the FLOPs per token of a module's matrices; `experts`: how many of a layer's experts a token visits."""
     total = 0.0
     for part in module.modules():
         if part is without:
@@ -194,7 +195,10 @@ def flops_of(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
 
 
 def _muon_flops(sizes: ModelSizes, setup: StageSetup) -> float:
-    """FLOPs of one update: for each m x n matrix (m <= n) five rounds of x x', its square, and their product with x."""
+    """Return the FLOPs of an update.
+
+    For each m x n matrix (m <= n), these are five rounds of x x', its square, and their product with x.
+    """
 
     def of(m: int, n: int) -> float:
         return 5 * (4 * m * m * n + 2 * m**3)
@@ -259,7 +263,7 @@ def traffic(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
 
 
 def this_cpu(sizes: ModelSizes, *, bf16: bool) -> Device:
-    """Measure this CPU in a moment: a product about as wide as the model's, and a pass over 16 MB."""
+    """Measure this CPU: a matrix multiplication about as wide as the model's, and a pass over 16 MB."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     width, inner = min(sizes.language.width, 1024), min(sizes.language.inner, 3072)
     left, right = torch.ones(256, width, dtype=dtype), torch.ones(width, inner, dtype=dtype)
@@ -272,7 +276,7 @@ def this_cpu(sizes: ModelSizes, *, bf16: bool) -> Device:
 
 
 def _fastest_call(call: Callable[[], object]) -> float:
-    """Seconds of the fastest of all calls within MEASURING seconds."""
+    """Return the seconds of the fastest call within MEASURING seconds."""
     call()
     best, end = float("inf"), time.perf_counter() + MEASURING
     while (start := time.perf_counter()) < end:
@@ -287,8 +291,8 @@ _fastest: dict[tuple[str, torch.dtype, str], float] = {}  # FLOP/s that this pro
 def matmul_peak(device: str, dtype: torch.dtype, precision: str = "fp32") -> float:
     """Measure the FLOP/s of a large product on this device: the fastest so far, as other work may hold a core.
 
-    The sides double until a product takes long enough. `precision`: a stage's; tf32 multiplies fp32 several times as
-    fast.
+    The sides double until a product takes long enough. `precision`: the stage's, because tf32 multiplies fp32 several
+    times as fast.
     """
     kind = device.split(":")[0]
     wait: Callable[[], object] = torch.cuda.synchronize if kind == "cuda" else lambda: None

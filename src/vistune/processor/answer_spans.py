@@ -38,8 +38,8 @@ class AnswerSpans:
     def _find_end(self, two_turns: str, eos: str) -> tuple[str, str]:
         """Return the text after each answer, and the token to append to a last answer that has none after it.
 
-        It is the token that follows earlier answers (for GLM the beginning of the next turn), or the tokenizer's
-        end token. Both are "" if there is nothing of the kind.
+        The token to append is the one that follows earlier answers (for GLM the beginning of the next turn), or else
+        the tokenizer's end token. Text and token are "" if there is none.
         """
         middle = two_turns.partition(mark_of(1))[2].partition(OPEN)[0]
         last = two_turns.partition(mark_of(3))[2]
@@ -63,7 +63,7 @@ class AnswerSpans:
     def find(self, shape: Shape, text: str, roles: Roles) -> tuple[str, list[tuple[int, int]]]:
         """Return a rendered shape and the spans of its answers with their ends.
 
-        The last answer begins with its prompt, and it has an end, if necessary one that the template does not write.
+        The last answer begins where its prompt ends. If the template writes no end after it, one is appended.
         """
         spans: list[tuple[int, int]] = []
         for index, (role, kinds) in enumerate(shape):
@@ -105,9 +105,9 @@ class AnswerSpans:
         return len(start)
 
     def _empty_block(self, prompt: str, before_answer: str) -> tuple[int, str]:
-        """Return the thoughts that only the prompt has, opened and closed at once, and where they belong.
+        """Return where the empty thoughts belong that are in the prompt but not in the conversation, and their text.
 
-        They are "" if there are none, or if the prompt leaves them open, because the model would not close them.
+        The text is "" if there are none, or if the prompt leaves them open, because the model would not close them.
         """
         start, extra = difference(prompt, before_answer, self.control)
         tags = TAG.findall(extra)

@@ -101,7 +101,7 @@ def _open(file: BinaryIO, location: str) -> Image.Image:
 
 
 def _unreadable(data: bytes, location: str, error: BaseException) -> DataError:
-    """The error for bytes that Pillow does not decode.
+    """Return the error for bytes that Pillow does not decode.
 
     Pillow's own message is not used: it may contain bytes of the file or memory addresses.
     """

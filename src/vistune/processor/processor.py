@@ -193,13 +193,12 @@ class Processor:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def check(self) -> None:
-        """Encode probe conversations, to find a template and tokenizer that do not fit before training begins.
+        """Encode test conversations, so that a template that does not fit the tokenizer is found before training.
 
         Raises:
-            RecipeError: If it is unknown where the answers of the tokenizer's own template begin or end.
-            DataError: If a token straddles an answer's edge, if the supervised tokens are not the answers and their
-                ends, or if a prompt's ids differ from the beginning of its training example, or from
-                `apply_chat_template`.
+            RecipeError: It is unknown where the answers of the tokenizer's own template begin or end.
+            DataError: A token is partly inside an answer; the supervised tokens are not the answers and their ends; or
+                a prompt's ids differ from the beginning of its training example, or from `apply_chat_template`.
         """
         faults: Iterator[str] = (
             self._fault(messages[:2] if self.template.name == "plain" else messages) for messages in _image_probes()
@@ -210,13 +209,12 @@ class Processor:
         fault = next(filter(None, faults), "")
         if fault:
             raise DataError(
-                f"start-up probe: {fault}",
-                f"the template {self.template.name!r} and this tokenizer do not fit: choose another template",
+                f"template {self.template.name!r} does not fit this tokenizer: {fault}", "choose another template"
             )
 
     def _fault(self, messages: Sequence[Message]) -> str:
         """Return how the encoding of a finished conversation is wrong; "" if it is not."""
-        encoded = self.encode_ids(Sample("probe", tuple(messages), origin="start-up probe"))
+        encoded = self.encode_ids(Sample("probe", tuple(messages), origin="test conversation"))
         prompt = self._encoder.encode(self.template.render(messages[:-1])).ids
         written = [label for label in encoded.labels if label != IGNORE and label not in self._encoder.special]
         supervised = "".join(self.decode(written).split())
@@ -277,7 +275,10 @@ def read_spec_file(path: Path) -> Spec:
             fields["patch_budget"] = PatchBudget(**fields["patch_budget"])
         return Spec(**fields)
     except TypeError as error:
-        raise DataError(f"{path}: not a vistune spec: {error}", f"keys seen: {json.dumps(sorted(tree))}") from None
+        raise DataError(
+            f"{path}: not a vistune spec: {error}; its keys are {json.dumps(sorted(tree))}",
+            "use a folder that vistune wrote",
+        ) from None
 
 
 def _tuples(value: Any) -> Any:

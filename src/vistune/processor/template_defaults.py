@@ -1,7 +1,7 @@
-"""Write into a chat template that the model does not think, and today's date.
+"""Fix two settings in the source of a chat template: thinking is off, and the date is today's.
 
-A template reads both from its caller, so a prompt could change from one day to the next. The saved tokenizer and every
-export contain the fixed source.
+Otherwise a template gets both from its caller, so a prompt could change from one day to the next. The saved tokenizer
+and every export contain the source with these settings.
 """
 
 from __future__ import annotations

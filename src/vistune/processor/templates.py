@@ -2,7 +2,8 @@
 
 A template turns messages into pieces: text (supervised or not), control tokens, images. Only the answer and its end
 token are supervised in every turn that is trained on (LLaVA: `preprocess_v1`, `preprocess_llama_2`,
-`preprocess_plain`). A style is a short function; `templates` lists the templates.
+`preprocess_plain`). Each template is a short function, its style, which writes the messages as pieces. `templates`
+lists the templates.
 
 A user's text never becomes a special token, an image slot or a control token of the template. A separator that is
 plain text (`ASSISTANT:`, `###`, `[INST]`) can be typed by anyone and is then read as the template's own; where that

@@ -1,7 +1,6 @@
 """Load and save the tokenizer files of a model folder.
 
-A folder with only a `tokenizer.model` is read as the Llama tokenizer that it is, and settings that transformers does
-not save are kept.
+A folder with only a `tokenizer.model` is read as a Llama tokenizer. Settings that transformers would not save are kept.
 """
 
 from __future__ import annotations

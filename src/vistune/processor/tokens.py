@@ -219,7 +219,7 @@ class Encoder:
             if end < encoded and count > before and offsets[count - before - 1][1] > end + shift:
                 start, over = (offset - shift for offset in offsets[count - before - 1])
                 raise DataError(
-                    f"the token {text[max(0, start) : over]!r} straddles an answer's edge in "
+                    f"the token {text[max(0, start) : over]!r} is partly inside and partly outside an answer, in "
                     f"{text[max(0, start - 20) : over + 20]!r}",
                     "choose a template whose answers begin where this tokenizer begins a token",
                 )

@@ -86,7 +86,7 @@ class DataSource(Strict):
         default=1.0,
         gt=0,
         le=100,
-        description="How often an epoch shows each sample. 0.5 shows half of them, drawn anew in each epoch.",
+        description="How often an epoch shows each sample. With 0.5, each epoch uses another random half of them.",
     )
 
 
@@ -133,7 +133,7 @@ class Validation(Strict):
         default=None,
         description="Separate validation files. Images that are also trained on are counted and reported.",
     )
-    stages: tuple[str, ...] | None = Field(default=None, description="Stages that measure. Default: all.")
+    stages: tuple[str, ...] | None = Field(default=None, description="Stages that validate. Default: all.")
     every: int | None = Field(
         default=None,
         ge=1,
@@ -144,10 +144,10 @@ class Validation(Strict):
         default=4,
         ge=0,
         le=100,
-        description="Number of validation questions that the model answers each time, into `samples.jsonl`. None are "
+        description="Number of validation questions that the model answers each time, for `samples.jsonl`. None are "
         "answered under `parallel: fsdp`.",
     )
-    answer_tokens: int = Field(default=64, ge=1, description="Largest number of tokens of such an answer.")
+    answer_tokens: int = Field(default=64, ge=1, description="Largest number of tokens per answer.")
     tasks: Mapping[str, Path] = Field(
         default={},
         description="Benchmarks to run each time, with their data folders, such as `{pope: data/pope}`. Not under "
@@ -163,9 +163,10 @@ class Validation(Strict):
 
 
 class Shards(Strict):
-    """Shards that are read one after another, for sources too large for one index. A path alone is a short form.
+    """Shards that are read one after another, for sources too large for one index.
 
-    Needs `steps` and `tokens_per_step` in the same stage, and at least as many shards as packed rows per step.
+    A path alone is a short form of `{files: PATH}`. Needs `steps` and `tokens_per_step` in the same stage, and
+    at least as many shards as packed rows per step.
     """
 
     files: Annotated[tuple[str, ...], BeforeValidator(_names), Field(min_length=1)] = Field(
@@ -253,7 +254,9 @@ class Stage(Strict):
         "on average and the features take at most half of the free disk space.",
     )
     compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Run layers through `torch.compile`. `auto` does so if the stage is long enough."
+        default="auto",
+        description="Run layers through `torch.compile`. `auto` does so if the stage needs at least 1e15 FLOPs on a "
+        "CPU, or 3e17 on a GPU.",
     )
     save_every: int | None = Field(
         default=None, ge=1, description="Save a checkpoint every N steps. Default: only at the end of the stage."
@@ -288,7 +291,7 @@ class Stage(Strict):
         if self.tokens_per_step is None or self.tokens_per_step % self.tokens_per_row:
             raise ValueError("`shards` needs `tokens_per_step`, a multiple of `tokens_per_row` (rows per step)")
         if self.cache_features == "on":
-            raise ValueError("`shards` are read once or so: `cache_features` keeps nothing of them, remove it")
+            raise ValueError("`cache_features` does not work with `shards`, which are hardly read twice: remove it")
 
 
 class Model(Strict):
@@ -324,7 +327,9 @@ class Model(Strict):
         "they have none.",
     )
     space: Literal["hidden", "joint"] = Field(
-        default="hidden", description="`joint` passes every token through CLIP's last norm and projection."
+        default="hidden",
+        description="Features: the tower's `hidden` states, or CLIP's `joint` space of images and texts, by its last "
+        "norm and projection.",
     )
     image_mode: Literal["auto", "square", "pad", "anyres", "naflex"] = Field(
         default="auto",
@@ -334,7 +339,8 @@ class Model(Strict):
     )
     canvases: tuple[tuple[int, int], ...] | None = Field(
         default=None,
-        description="anyres: sizes to which images are fitted, `[[width, height], …]` in pixels. Default: LLaVA 1.6's.",
+        description="anyres: sizes to which images are fitted, `[[width, height], …]` in pixels. Default: the five of "
+        "LLaVA 1.6.",
     )
     template: str | None = Field(
         default=None,
@@ -365,7 +371,7 @@ class Origin(Strict):
         default=None, description="The base model, if the folder has only adapters or a projector, as `import --base`."
     )
     vision: str | None = Field(default=None, description="The vision tower, if the folder does not contain it.")
-    template: str | None = Field(default=None, description="Chat template, in place of the folder's.")
+    template: str | None = Field(default=None, description="Chat template to use instead of the folder's.")
     image_mode: Literal["square", "pad"] | None = Field(
         default=None,
         description="How images are made square from here on. LLaVA 1.5's llava-hf folders say `square` although the "
@@ -390,16 +396,18 @@ class Recipe(Strict):
         default=None, alias="from", description="An existing model to start from, in place of `model`."
     )
     model: Model = Field(default=Model(), description="Backbones of a new model.")
-    data: Sources = Field(default=(), description="Data of every stage that has none of its own.")
-    validation: Validation | None = Field(default=None, description="Default: nothing is measured.")
+    data: Sources = Field(default=(), description="Data of every stage without a `data` key.")
+    validation: Validation | None = Field(default=None, description="Validation during training. Default: none.")
     blind_check: int = Field(
         default=32,
         ge=0,
-        description="Number of samples on which each stage measures at its end whether the model uses its images: the "
-        "loss with the right image, with another one and without. Validation samples, or as many images that no stage "
-        "trains on. 0 turns it off.",
+        description="Number of samples for the check at the end of each stage whether the model uses its images. It "
+        "compares the loss with the right image, with another one and without. The samples come from the validation "
+        "data, or have images that no stage trains on. 0 turns the check off.",
     )
-    stages: tuple[Stage, ...] = Field(min_length=1, description="The stages, in order. Each continues the one before.")
+    stages: tuple[Stage, ...] = Field(
+        min_length=1, description="The stages, in order. Each starts from the model of the one before."
+    )
     on_bad_sample: Literal["raise", "reject"] = Field(
         default="raise",
         description="A bad sample stops the run (`raise`), or is written to `rejects.jsonl` and skipped (`reject`).",
@@ -415,18 +423,22 @@ class Recipe(Strict):
     keep_checkpoints: int = Field(
         default=2,
         ge=1,
-        description="Number of checkpoints to keep within a stage. The end of a stage and its best validation loss are "
-        "always kept.",
+        description="Number of checkpoints to keep within a stage. The one at the end of a stage, and the one with "
+        "the best validation loss, are always kept.",
     )
     workers: int = Field(
-        default=0, ge=0, le=64, description="Threads that decode and pack ahead. They do not change any result."
+        default=0,
+        ge=0,
+        le=64,
+        description="Threads that decode images and pack rows ahead. They do not change any result.",
     )
     track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], BeforeValidator(_names)] = Field(
         default=(), description="Trackers to write to, in addition to `metrics.jsonl`."
     )
     parallel: Literal["auto", "ddp", "fsdp"] = Field(
         default="auto",
-        description="With several processes: DDP or FSDP2. `auto` is FSDP2 if DDP would not fit into a GPU.",
+        description="With several processes: DDP or FSDP2. `auto` is DDP on CPUs, and on GPUs if weights, gradients "
+        "and optimizer state take less than 60 % of a GPU; else FSDP2.",
     )
     watchdog: float = Field(
         default=1800, ge=1, allow_inf_nan=False, description="Seconds without progress after which the run is stopped."
@@ -435,24 +447,25 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
         if self.origin is not None and "model" in self.model_fields_set:
-            raise ValueError("`from` brings its model: remove `model`; a stage may have its own template")
+            raise ValueError("`from` and `model` exclude each other: remove `model`; a stage may have its own template")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         measured = self.validation.stages or () if self.validation is not None else ()
         if unknown := [name for name in measured if name not in names]:
-            raise ValueError(f"validation.stages: {unknown[0]!r} is no stage; there are {', '.join(names)}")
+            raise ValueError(f"validation.stages: {unknown[0]!r} is not a stage; there are {', '.join(names)}")
         if any(stage.quantize is not None for stage in self.stages[:-1]):
             raise ValueError("`quantize` is for the last stage: adapters cannot be merged into a quantised base")
         mode, own = self.model.image_mode, [stage.name for stage in self.stages if stage.image_mode]
         if mode in ("anyres", "naflex") and own:
             raise ValueError(
-                f"stage {own[0]} has an `image_mode` of its own, which a model with {mode} cannot: remove it"
+                f"the model's `image_mode` is {mode}, so stage {own[0]} cannot have another one: remove it there"
             )
         changed = [stage.name for stage in self.stages[:-1] if {"language", "adapters"} & set(stage.learn)]
         if self.stages[-1].quantize is not None and changed:
             raise ValueError(
-                f"`quantize` reads the language model anew, but stage {changed[0]} changes it: "
-                "finish that run, and name its model's language folder in a run of its own"
+                f"`quantize` loads the original language model, but stage {changed[0]} trains it: "
+                "first finish a run without the last stage, then name its language folder as `model.language` "
+                "of a second run"
             )
         return self

@@ -219,7 +219,7 @@ def _is_supervised(turn: Fields, role: Role, location: str, path: str) -> bool:
         if value not in (0, 1):  # also True, False and 1.0
             raise RecordError(
                 location, f"{path}.{name}", f"expected true, false, 0 or 1, got {shown(value)}",
-                "weights between them are not supported: repeat the record, or give its file a `weight` in the recipe",
+                "other weights are not supported: repeat the record, or give its file a `weight` in the recipe",
             )  # fmt: skip
         if value and role != "assistant":
             hint = "only answers are: remove the field, or set it to false"
@@ -251,9 +251,7 @@ def _part(
     given = [name for name in ("image", "image_url", "path", "url", "bytes") if part.get(name) is not None]
     if kind == "text":
         if given:
-            raise RecordError(
-                location, f"{path}.{given[0]}", "an image in a text part", "write it as a part of its own"
-            )
+            raise RecordError(location, f"{path}.{given[0]}", "an image in a text part", "write it as a separate part")
         if part.get("index") is not None:
             unread[f"{prefix}index"] += 1
         return split_markers(text(part.get("text"), location, f"{path}.text"))
@@ -261,7 +259,7 @@ def _part(
         problem = "only text and images are read" if kind in ("video", "audio", "input_audio", "video_url") else ""
         raise RecordError(location, f"{path}.type", problem or f"unknown part {shown(kind)}", "use text or image")
     if part.get("text") not in (None, ""):
-        raise RecordError(location, f"{path}.text", "text in an image part", "write it as a part of its own")
+        raise RecordError(location, f"{path}.text", "text in an image part", "write it as a separate part")
     index = part.get("index")
     if index is not None and (given or type(index) is not int or not 0 <= index < len(names)):
         problem = f"index {shown(index)} of {len(names)} images" if not given else f"index and {given[0]} both name it"

@@ -22,7 +22,7 @@ def location_of(file: object, number: int, nth: int = 0) -> str:
     """Format the location of a record in the user's file. All messages use this format.
 
     - `file:12`: line 12
-    - `file:12[3]`: index 3 of a JSON list, if an earlier record begins on the same line
+    - `file:12[3]`: index 3 of a JSON list, on line 12; only if another record begins on that line before it
     - `file.parquet:12`: row 12 of a parquet file, from 1
     - `shard.tar:key`: the sample with that key in a tar shard
     """
@@ -59,7 +59,7 @@ class RecordError(DataError):
 
 
 def restored(message: str, hint: str, reason: str) -> RecordError:
-    """A RecordError whose message is complete."""
+    """Return a RecordError whose message is complete."""
     error = RecordError("", "", message, hint)
     error.message, error.reason, error.args = message, reason, (message,)
     return error
@@ -99,7 +99,7 @@ class UnreadField:
     near: str = ""
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """Return one line that names the field and its count."""
         noun = "record" if self.field.isidentifier() or "." not in self.field else "time"
         times = f"{self.count:,} {noun}{'' if self.count == 1 else 's'}"
         meant = f" (did you mean `{self.near}`?)" if self.near else ""
@@ -116,7 +116,7 @@ def count_unread(record: Mapping[str, object], known: Collection[str], unread: C
 
 
 def unread_fields(file: object, unread: Mapping[str, int], known: Iterable[str] = ()) -> list[UnreadField]:
-    """The unread fields of one file, most frequent first; `known`: names that are read, for "did you mean"."""
+    """Return a file's unread fields, the most frequent first. `known`: names that are read, for "did you mean"."""
     names = sorted(known)
     return [
         UnreadField(str(file), field, count, "" if field in names else _nearest(field, names))
@@ -125,7 +125,7 @@ def unread_fields(file: object, unread: Mapping[str, int], known: Iterable[str] 
 
 
 def _nearest(field: str, names: list[str]) -> str:
-    """The known field of the same object with nearly this name; of a nested one its last part."""
+    """Return the known field with nearly this name. A nested field is compared by the last part of its path."""
     path, _, last = field.rpartition(".")
     known = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == path]
     return next(iter(get_close_matches(last.lower(), known, n=1, cutoff=0.75)), "")

@@ -1,4 +1,4 @@
-"""Find the file of an image name: one rule for training data, questions, tables and annotated images.
+"""Find the file of an image name, by the same rule for training data, questions, tables and annotated images.
 
 name -> file inside one of the image folders; files elsewhere are refused
 
@@ -70,7 +70,7 @@ class ImageFolders:
 
     @staticmethod
     def _list(folder: str) -> Mapping[str, bool]:
-        """The files of a directory, each with whether it is a link."""
+        """Return the files of a directory, each with whether it is a link."""
         try:
             with os.scandir(folder) as entries:
                 return {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
@@ -78,7 +78,7 @@ class ImageFolders:
             return {}
 
     def find(self, name: str, location: str, field: str) -> ImageRef:
-        """The image of that name. Raises RecordError for a URL, a path outside the folders, or a missing file."""
+        """Return the image of that name. Raises RecordError for URLs, paths outside the folders, and missing files."""
         if (known := self._found.get(name)) is None:
             known = self._found[name] = self._find(text(name, location, field), location, field)
             self._written.setdefault(str(known.source), name)
@@ -90,7 +90,7 @@ class ImageFolders:
             self.path_of(name, location, field)
 
     def path_of(self, name: str, location: str, field: str) -> str:
-        """The path of the image that `find` returns, but faster: a resumed run looks up hundreds of thousands."""
+        """Return the path of the image that `find` returns, faster: a resumed run may look up 100,000 images."""
         parent, _, last = name.rpartition("/")
         if _PLAIN.fullmatch(name) is not None:
             for folder in self.folders or ():
@@ -100,7 +100,7 @@ class ImageFolders:
         return str(self.find(name, location, field).source)
 
     def name_of(self, image: ImageRef) -> str:
-        """The name by which an image was first found."""
+        """Return the name by which an image was first found."""
         return self._written[str(image.source)]
 
     def _find(self, name: str, location: str, field: str) -> ImageRef:
@@ -133,7 +133,7 @@ class ImageFolders:
         raise RecordError(location, field, f"no image {name[:200]!r} in {folders}", self._near_miss(parent, last))
 
     def _relative(self, name: str) -> str:
-        """The name relative to a folder, with `/`; unchanged if that is not possible."""
+        """Return the name relative to a folder, with `/`; unchanged if that is not possible."""
         if "\\" in name and not self._is_there(name):
             name = name.replace("\\", "/")
         if os.path.isabs(name):
@@ -147,7 +147,7 @@ class ImageFolders:
         return any(last in self._names(folder + parent) for folder in self.folders or ())
 
     def _inside(self, folder: str, parent: str, last: str) -> str | None:
-        """The file in one folder, by this name or its other Unicode form; links must stay inside the folder."""
+        """Return the file with this name, or its other Unicode form, in a folder. A link must stay in the folder."""
         if last in self._names(folder + parent):
             return folder + os.path.join(parent, last)
         if last.isascii() and parent.isascii():
@@ -197,5 +197,5 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _bare(name: str) -> str:
-    """A name without case and Unicode form, as case-insensitive file systems compare names."""
+    """Return a name without case and Unicode form, as case-insensitive file systems compare names."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -26,11 +26,12 @@ def read_json(
     unread: Counter[str] | None = None,
     by_id: tuple[str, str] | None = None,
 ) -> Iterator[Record]:
-    """The records of a JSON file; its first character shows whether it is a list, JSON lines, or one object.
+    """Yield the records of a JSON file. Its first character shows whether it is a list, JSON lines, or one object.
 
     An object must contain one list whose objects have one of `own_fields` (`{"data": […]}`), or be a record itself. The
-    other fields of the object are counted in `unread`. With `by_id`, any other object is a map of ids, see
-    `_map_records`. Raises DataError if the file is empty, a list is cut off, or no list of records is found.
+    other fields of the object are counted in `unread`. `by_id` is the names of the id field and the text field. If it
+    is given, an object without such a list maps ids to records or texts. Raises DataError if the file is empty, a list
+    is cut off, or no list of records is found.
     """
     mark = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
     file.seek(mark)
@@ -112,7 +113,7 @@ def _line_value(content: bytes, values: JsonValues, location: str) -> object:
 
 
 def _list_records(window: JsonWindow, *, rest: bool = False) -> Iterator[Record]:
-    """The records of the list that begins at the window. `rest`: whether text may follow the list."""
+    """Yield the records of the list that begins at the window. `rest`: whether text may follow the list."""
     values, name = JsonValues(), window.name
     window.next_character()
     window.skip(1)
@@ -148,7 +149,7 @@ def _list_records(window: JsonWindow, *, rest: bool = False) -> Iterator[Record]
 
 
 def _one_object(file: IO[bytes], name: str, mark: int) -> tuple[dict[str, Any], str] | None:
-    """The file's one JSON object and its text; None for JSON lines. Raises DataError if the object is broken."""
+    """Return the file's one JSON object and its text; None for JSON lines. Raises DataError for a broken object."""
     first = b""
     while not first:
         first = file.readline(LARGEST_RECORD_BYTES + 1).strip()
@@ -184,7 +185,7 @@ def _one_object(file: IO[bytes], name: str, mark: int) -> tuple[dict[str, Any], 
 
 
 def _lists(tree: Mapping[str, Any], own_fields: Collection[str]) -> list[str]:
-    """The fields that are lists of records, judged by the first entry of each list."""
+    """Return the fields that are lists of records, judged by the first entry of each list."""
     lists = [key for key, value in tree.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     return [key for key in lists if not set(own_fields).isdisjoint(tree[key][0])]
 
@@ -199,7 +200,7 @@ def _only_record(window: JsonWindow) -> Record:
 
 
 def _wrapped_records(window: JsonWindow, lists: list[str]) -> Iterator[Record]:
-    """The records of an object's only list of records."""
+    """Yield the records of an object's only list of records."""
     if len(lists) > 1:
         raise DataError(
             f"{window.name}: is one JSON object with {len(lists)} lists of records ({', '.join(lists)})",
@@ -229,7 +230,7 @@ def _keys(window: JsonWindow, values: JsonValues) -> Iterator[str]:
 
 
 def _map_records(window: JsonWindow, by_id: tuple[str, str]) -> Iterator[Record]:
-    """The entries of an object of ids: `{"7": {…}}` as `{id: "7", …}`, `{"7": value}` as `{id: "7", text: value}`.
+    """Yield the entries of a map of ids: `{"7": {…}}` as `{id: "7", …}`, `{"7": value}` as `{id: "7", text: value}`.
 
     `by_id`: the names of these two fields. A record whose id differs from its key is a RecordError, and so is a
     repeated key.

@@ -34,7 +34,10 @@ class JsonValues:
         return number
 
     def at(self, text: str, start: int, location: str) -> tuple[object, int]:
-        """The value that begins at `start`, and its end (also in `self.end`). Raises RecordError or JSONDecodeError."""
+        """Return the value that begins at `start`, and its end (also in `self.end`).
+
+        Raises RecordError or JSONDecodeError.
+        """
         self.constants.clear()
         try:
             value, self.end = self.decoder.raw_decode(text, start)
@@ -112,7 +115,7 @@ class JsonWindow:
         return bool(block)
 
     def value(self, values: JsonValues, location: str) -> tuple[object, int]:
-        """The value at `at`, or a RecordError if it is invalid, and its length. Raises DataError."""
+        """Return the value at `at`, or a RecordError if it is invalid, and its length. Raises DataError."""
         self.chunk_bytes = CHUNK_BYTES
         while True:
             fault: json.JSONDecodeError

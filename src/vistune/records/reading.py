@@ -47,7 +47,7 @@ NOT_READ = {
 
 
 def kind_of_file(name: str) -> str:
-    """The suffix that decides how a file is read, such as `.jsonl` for `a.JSONL.gz`; "" if it is not in SUFFIXES."""
+    """Return the suffix by which a file is read, such as `.jsonl` for `a.JSONL.gz`; "" if it is not in SUFFIXES."""
     lowered = name.lower()
     if suffix := next((suffix for suffix in TARS if lowered.endswith(suffix)), ""):
         return suffix
@@ -102,7 +102,7 @@ def read_values(
     unread: Counter[str] | None = None,
     table: TableFormat = BY_SUFFIX,
 ) -> Iterator[tuple[str, object]]:
-    """(location, value) of every record of a file in which all must be good. Raises DataError for a bad record."""
+    """Yield (location, value) of every record of a file. Raises DataError for the first bad record."""
     for record in read_records(path, own_fields=own_fields, by_id=by_id, unread=unread, table=table):
         if isinstance(record.value, DataError):
             raise record.value

@@ -77,7 +77,7 @@ Cells = tuple[int, int, int, int, bool, list[str]]
 
 
 def _cells(file: IO[bytes], name: str, table: TableFormat) -> Iterator[Cells]:
-    """(first line, first byte, bytes, CRC-32, whether it is UTF-8, cells) of each row that is not empty."""
+    """Yield (first line, first byte, bytes, CRC-32, whether it is UTF-8, cells) of each row that is not empty."""
     taken: list[bytes] = []
 
     def lines() -> Iterator[str]:

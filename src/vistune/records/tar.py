@@ -54,7 +54,7 @@ def read_tar(
 
 
 def natural(name: str) -> list[int | str]:
-    """Sort key for natural order: `2.jpg` comes before `10.jpg`."""
+    """Return a sort key for natural order: `2.jpg` comes before `10.jpg`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -72,13 +72,13 @@ def _record_of(sample: _Sample, location: str) -> dict[str, Any]:
         listed = named if isinstance(named, list) else [named]
         members = [_member(sample, image, location, key) for image in listed]
         if left := [member for member in sample.images if member not in members]:
-            hint = f"name it in `{key}`, or leave it out of the shard"
+            hint = f"name it in `{key}`, or remove it from the shard"
             raise RecordError(location, key, f"the image {left[0]!r} is in the shard but not named", hint)
     return row | {"images": [{"bytes": sample.images[member], "path": member} for member in members]}
 
 
 def _member(sample: _Sample, named: object, location: str, key: str) -> str:
-    """The member that an image name in the record refers to: by full name, file name, or the part after the key."""
+    """Return the member that an image name refers to, by full name, file name, or the part after the key."""
     if isinstance(named, Mapping):
         named = named.get("path")
     base = PurePosixPath(sample.key).name
@@ -116,7 +116,7 @@ def _refuse_cut(tar: tarfile.TarFile) -> None:
 
 
 def _grouped(tar: tarfile.TarFile, name: str, unread: Counter[str] | None) -> Iterator[_Sample]:
-    """Samples: neighbouring files whose names agree up to the first dot of the last part."""
+    """Yield samples: neighbouring files whose names agree up to the first dot of the last part."""
     sample: _Sample | None = None
     for member in tar:
         if member.isdir():
@@ -156,7 +156,7 @@ def _grouped(tar: tarfile.TarFile, name: str, unread: Counter[str] | None) -> It
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
-    """The bytes of a file in the tar; a link leads to another member and nowhere else. Raises DataError."""
+    """Return the bytes of a file in the tar. A link must lead to another member, else DataError is raised."""
     try:
         opened = tar.extractfile(member)
     except KeyError:

@@ -52,7 +52,7 @@ class DataFile:
     digest: str = ""
 
     def location(self, number: int, nth: int = 0) -> str:
-        """The location of a record in the user's file."""
+        """Return the location of a record in the user's file."""
         if self.by_key:
             return f"{self.name}:{self._keys[number - 1]}"
         return location_of(self.name, number, nth)
@@ -63,7 +63,7 @@ class DataFile:
         return keys
 
     def records(self, own_fields: Collection[str] = (), unread: Counter[str] | None = None) -> Iterator[Record]:
-        """The records in `lines`, with their locations in the user's file."""
+        """Yield the records in `lines`, with their locations in the user's file."""
         for record in read_records(self.lines, name=self.name, own_fields=own_fields, unread=unread):
             if self.is_copy:
                 value = record.value
@@ -142,7 +142,7 @@ def unpack(
 
 
 def unpacked_in(folder: Path, path: Path, name: str) -> DataFile:
-    """The data file that `unpack` wrote into a folder."""
+    """Return the data file that `unpack` wrote into a folder."""
     images, unread = folder / IMAGES, read_json(folder / ABOUT)["unread"]
     if not images.is_dir():  # unzipped text
         return DataFile(path, folder / _copy_of(name), name)
@@ -150,7 +150,7 @@ def unpacked_in(folder: Path, path: Path, name: str) -> DataFile:
 
 
 def _copy_of(name: str) -> str:
-    """The name of an unzipped copy, by which it is read as the same kind of file."""
+    """Return the name of an unzipped copy, whose suffix gives the same kind of file."""
     return f"records{kind_of_file(name) or '.jsonl'}"
 
 

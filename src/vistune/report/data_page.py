@@ -49,7 +49,7 @@ def write_data_report(
 
     Args:
         images: The image folder of a data file.
-        near_duplicates: `vistune.data.find_near_duplicates` as a dict.
+        near_duplicates: The result of `vistune.data.find_near_duplicates`, as a dict.
     """
     labels = labels_of(language)
     records = read_records(data)

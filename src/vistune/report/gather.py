@@ -32,18 +32,19 @@ def write_report(
 ) -> Path:
     """Write the page of a run folder, a comparison, or data; see `vistune.write_report`."""
     if path.is_dir() and not (path / "generate.json").is_file():
+        is_run, is_comparison = ((path / name).is_file() for name in ("run.json", "comparison.json"))
+        if not is_run and not is_comparison:
+            raise DataError(
+                f"{path}: neither a run, a comparison, nor generated data",
+                "name a folder that `train`, `evaluate` of several models, or `generate` wrote",
+            )
         if out or images or against:
             raise RecipeError(
-                f"--out, --images and --against need data; {path} is a folder of another kind", "remove these options"
+                "--out, --images and --against are for reports on data; "
+                f"{path} is the folder of a {'run' if is_run else 'comparison'}",
+                "remove these options",
             )
-        if (path / "run.json").is_file():
-            return report_run(path, language=language)
-        if (path / "comparison.json").is_file():
-            return write_comparison(path, language=language)
-        raise DataError(
-            f"{path}: neither a run, a comparison, nor generated data",
-            "name a folder that `train`, `evaluate` of several models, or `generate` wrote",
-        )
+        return report_run(path, language=language) if is_run else write_comparison(path, language=language)
     duplicates = near_duplicates(path, images, against, progress)
     return write_data_report(path, out=out, images=images, near_duplicates=duplicates, language=language)
 

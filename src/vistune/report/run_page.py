@@ -1,7 +1,7 @@
 """The page of a run: RUN/report.html.
 
 Each section comes from its own files: summary.json, metrics.jsonl, evals/, samples.jsonl, run.json and recipe.yaml.
-`vistune.report.gather` gathers beforehand what needs tokenizers or model configs (`RunDetails`).
+`vistune.report.gather` computes the values that need tokenizers or model configs beforehand (`RunDetails`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ANSWERS_OVER_TRAINING = 6  # per validation question
 
 @dataclass(frozen=True, slots=True)
 class RunDetails:
-    """What the page shows in addition to the files of the run folder."""
+    """Values that the page shows in addition to the files of the run folder."""
 
     diagrams: Sequence[Path] = ()  # SVG files of the model and the stages
     samples: Sequence[Row] = ()  # `vistune.data.show` of some training samples, with their stage and template
@@ -54,7 +54,7 @@ class RunDetails:
 
 
 def write_run_report(run: Path, details: RunDetails | None = None, *, language: str = "en") -> Path:
-    """Write RUN/report.html, from the result to the recipe with which to repeat the run."""
+    """Write RUN/report.html. The page begins with the result and ends with the recipe for repeating the run."""
     labels = labels_of(language)
     details = details or RunDetails()
     summary = read_json_if_there(run / "summary.json") or {}

@@ -36,10 +36,10 @@ def is_vistune_folder(path: Path) -> bool:
 
 
 def find_model(path: Path) -> Path:
-    """Return a model folder itself, or the checkpoint that stands for a run.
+    """Return a model folder itself, or the checkpoint that commands use if a run folder is named.
 
-    This is the best checkpoint of the last finished stage by validation loss, or that stage's last one if no loss was
-    measured. If no stage is finished, it is the newest checkpoint.
+    This is the checkpoint of the last finished stage with the best validation loss, or that stage's last checkpoint if
+    no loss was measured. If no stage is finished, it is the newest checkpoint.
     """
     if (path / "parts.json").is_file():
         return path
@@ -99,7 +99,8 @@ def newest_whole(out: Path, *, warn: bool = True) -> Path | None:
                 write_json(out / "skipped_checkpoint.json", {"path": path.name, "reason": str(error)})
     if saved:
         raise CheckpointError(
-            f"{out}: all checkpoints are damaged; see skipped_checkpoint.json for the oldest", "start a new run"
+            f"{out}: all checkpoints are damaged; skipped_checkpoint.json says what is wrong with the oldest",
+            "start a new run",
         )
     return None
 

@@ -278,7 +278,7 @@ def _instances(drawn: DrawnScene, image: int, before: int) -> Iterator[dict[str,
 
 
 def _questions(scene: Scene, image: str, rng: random.Random) -> Iterator[dict[str, object]]:
-    """Yield one question of each type that the scene decides, in a random language."""
+    """Yield one question of each type that has a certain answer in the scene, in a random language."""
     for kind in QUESTION_TYPES:
         language = rng.choice(("en", "ko"))
         item = ask(scene, kind, language, rng)

@@ -1,7 +1,7 @@
 """Measure at a stage's end whether the model uses its images: the blind check.
 
-held-out samples, each with its own image, with another one and without + the current model -> BlindCheck
-The same supervised tokens are compared in all three forms. Nothing that is trained changes.
+held-out samples, each with its own image, with another image and without an image + current model -> BlindCheck
+The same supervised tokens are compared in all three forms. The check does not change the training.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class BlindCheck:
     Attributes:
         samples, images, tokens: How many were measured; `images` are different ones.
         with_image, wrong_image, without_image: Losses with the sample's own image, with another sample's, without any.
-        gap: From `with_image` to `wrong_image`.
-        gap_without_image: From `with_image` to `without_image`.
+        gap: `wrong_image` minus `with_image`.
+        gap_without_image: `without_image` minus `with_image`.
     """
 
     samples: int
@@ -139,7 +139,7 @@ def forms(sample: Sample, wrong: Mapping[str, ImageRef]) -> Iterator[Sample]:
 def _token_losses(
     planned: PlannedStage, trainer: Trainer, pixels: PixelReader, samples: Sequence[Sample]
 ) -> list[np.ndarray | None]:
-    """The losses of each sample's supervised tokens; None for a sample that cannot be read any more."""
+    """Return the losses of each sample's supervised tokens; None for a sample that cannot be read any more."""
     processor = planned.processor
     losses: list[np.ndarray | None] = [None] * len(samples)
     lengths = [_length(processor, sample) for sample in samples]
@@ -158,7 +158,7 @@ def _token_losses(
 
 
 def _length(processor: Processor, sample: Sample) -> int:
-    """A sample's tokens; 0 if it cannot be encoded."""
+    """Return a sample's number of tokens; 0 if it cannot be encoded."""
     try:
         return processor.length(sample)
     except DataError as error:

@@ -97,7 +97,7 @@ class Saver:
 
 
 def rehearse(folder: Path, write: Callable[[Path], None], *, state_bytes: int) -> None:
-    """Write a checkpoint to `folder`, verify and remove it, so that a run that cannot save fails in its first minute.
+    """Write a checkpoint to `folder`, verify it and remove it. So a run that cannot save fails in its first minute.
 
     Raises DiskError if it cannot be written, or if the disk has no room for it and an optimizer of `state_bytes`.
     """
@@ -121,7 +121,7 @@ def _gb(size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The next step of a stage, and the plan that it belongs to; `lanes`: of a stage over shards."""
+    """The next step of a stage, and the plan that it belongs to. `lanes`: positions of a stage over shards."""
 
     stage: str
     step: int
@@ -167,7 +167,7 @@ def load_state(folder: Path, optimizer: Optimizer, *, plan: StagePlan) -> Cursor
 
 
 def _fits(states: Sequence[State], optimizer: Optimizer) -> bool:
-    """Whether the states have the number and shapes of the optimizer's parameters."""
+    """Return whether the states have the number and shapes of the optimizer's parameters."""
     parameters = optimizer.parameters()
     return len(states) == len(parameters) and all(
         index < len(trainable) and all(value.shape in (trainable[index].shape, ()) for value in entry.values())

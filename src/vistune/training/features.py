@@ -143,7 +143,8 @@ def refuse_features(stage: Stage) -> None:
     """Raise RecipeError if a stage caches features but trains the tower that computes them."""
     if stage.cache_features == "on" and "vision" in stage.learn:
         raise RecipeError(
-            f"stage {stage.name}: cache_features is on, but the stage trains the vision tower", "leave one of them out"
+            f"stage {stage.name}: cache_features is on, but the stage trains the vision tower",
+            "set cache_features: off, or remove vision from learn",
         )
 
 
@@ -158,9 +159,12 @@ def features_of(
 ) -> Features | None:
     """Return a stage's images as features, computed if they are not cached; None if the stage reads pixels.
 
-    Each process computes a part of the missing features; all decide together, though their disks may differ. Raises
-    RecipeError if features are asked for but the disk has no room, Stopped if the run is asked to stop meanwhile: what
-    is cached stays.
+    Each process computes a part of the missing features. All processes make the same decision, although their disks may
+    differ.
+
+    Raises:
+        RecipeError: The recipe asks for cached features, but the disk has no room.
+        Stopped: The run is asked to stop meanwhile; features that are cached stay in the cache.
     """
     stage, setting = planned.stage, planned.stage.cache_features
     if setting == "off" or "vision" in stage.learn or planned.stream is not None:
@@ -180,7 +184,8 @@ def features_of(
     if setting == "auto" and world.any(least > free * MOST_OF_THE_DISK):
         if world.is_first:
             on_message(
-                f"stage {stage.name}: features of {len(paths):,} images are not cached, {free / 1e9:.2f} GB are free"
+                f"stage {stage.name}: features of {len(paths):,} images are not cached, because they would take more "
+                f"than half of the free disk space ({free / 1e9:.2f} GB)"
             )
         return None
     missing = _missing(cache, paths, progress, stopping)
@@ -210,7 +215,7 @@ def features_of(
 
 
 def _missing(cache: Features, paths: Sequence[Path], progress: Progress, stopping: ShouldStop) -> list[Path]:
-    """A file of each image whose features are not cached; not all of them if a stop is asked for."""
+    """Return a file for each image whose features are not cached. If a stop is requested, some may be missing."""
     unread = [path for path in paths if not cache.is_unchanged(path)]
     with progress("read images", len(unread)) if unread else no_progress("", 0) as advance:
         for path in unread:
@@ -270,7 +275,7 @@ class _FrozenTower:
         return cache
 
     def _config(self) -> list[tuple[str, object]]:
-        """The tower's settings that its weights do not show: activation, heads, the norms' epsilon."""
+        """Return the tower's settings that its weights do not show: activation, heads, the norms' epsilon."""
         about_the_file = ("architectures", "dtype", "transformers_version")
         return [
             (key, value)

@@ -1,8 +1,9 @@
 """Check on the user's own model and samples that packing, accumulation and parallelism change no gradient.
 
-recipe -> each stage's first step, its samples packed, one by one, in two halves, and under torchrun over all processes
--> losses and gradients compared; and random documents, some beyond the length at which RoPE changes, packed and each
-separately by transformers' own attention -> losses and hidden states compared
+1. recipe -> each stage's first step, its samples packed, with one sample per row, in two accumulated halves, and under
+   torchrun over all processes -> losses and gradients are compared
+2. random documents (some beyond the length at which RoPE changes), packed, and each separately by transformers' own
+   attention -> losses and hidden states are compared
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def _difference(one: Tensor, other: Tensor, least: float) -> float:
 def _gradients(
     model_with_loss: nn.Module, model: VisionLanguageModel, planned: PlannedStage, step: Step, world: World
 ) -> _Gradients:
-    """Compute a step's gradients on the CPU, its rows dealt to all processes of `world` as in training."""
+    """Compute a step's gradients on the CPU, with its rows distributed to all processes of `world` as in training."""
     model.zero_grad(set_to_none=True)
     plan = StagePlan((step,), planned.plan.made_from, planned.plan.lengths)
     batches = Loader(planned.samples, planned.processor, plan, share=(world.rank, world.size)).load(0)

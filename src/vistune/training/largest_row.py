@@ -1,9 +1,9 @@
-"""Try a stage's largest row before the first step: measure the memory it takes, next to the forecast of `plan`.
+"""Run a stage's largest packed row before the first step, and compare its memory with the forecast of `plan`.
 
-planned stage + Trainer -> the largest row (of shards, that of the first one), forward and backward -> bytes at its peak
+planned stage + Trainer -> largest packed row (with shards: that of the first) -> forward, backward -> peak bytes
 On a CPU the process's resident memory is reported too: the C library may keep the memory of freed tensors.
-A run whose largest row does not fit ends in its first minute. The trial changes nothing: its gradients are dropped, and
-random generators are seeded anew for every row.
+A run whose largest row does not fit ends in its first minute. This trial does not change the run: its gradients are
+dropped, and random generators are seeded anew for every row.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def try_largest_row(training: StageTraining, model: Model, *, on_message: OnMess
     """Report the memory of the stage's largest row in the first process. Raises VistuneError if it does not fit.
 
     Args:
-        model: The recipe's.
-        stopping: If the run is asked to stop while the first shard is fetched, nothing is tried.
+        model: The `model` section of the recipe.
+        stopping: Returns whether the run was asked to stop. If it was while the first shard is fetched, nothing is
+            tried.
     """
     planned, trainer, parallelism = training.planned, training.trainer, training.parallelism
     world = trainer.world
@@ -61,7 +62,7 @@ def try_largest_row(training: StageTraining, model: Model, *, on_message: OnMess
 
 
 def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, peak: float) -> str:
-    """The measured peak, the optimizer's state added, next to the forecast."""
+    """Format the measured peak, with the optimizer's state added, next to the forecast."""
     row = f"the largest row ({size.tokens:,} tokens, {size.tiles} tiles, {size.supervised:,} supervised) takes "
     try:
         towers = [tower.tower.config for tower in trainer.model.vision.towers]
@@ -77,7 +78,7 @@ def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, pe
 def _read_largest_row(
     trainer: Trainer, planned: PlannedStage, on_message: OnMessage, stopping: ShouldStop
 ) -> tuple[int, Batch, RowSize] | None:
-    """(step, batch, size) of the stage's largest row; None if there is nothing to try."""
+    """Return (step, batch, size) of the stage's largest row; None if there is nothing to try."""
     world = trainer.world
     scratch = nullcontext(Path()) if planned.stream is None else scratch_folder(user_cache() / "shards")
     with scratch as folder, Background(1, "first shard") as thread:
@@ -124,8 +125,9 @@ def resident_peak(device: str) -> Iterator[list[float]]:
 
 
 def compare_with_resident(peak: float, resident: float) -> str:
-    """Format the resident bytes of the process, with advice if they are more than 15 % above its tensors' and its own.
+    """Format the resident bytes of the process, with advice if they are high.
 
+    They are high if they exceed the bytes of the tensors and of the process without a model by more than 15 %.
     `resident`: 0 if it is not known.
     """
     if not resident:

@@ -78,7 +78,7 @@ def check_recipe(recipe: Recipe, parent: ParentModel | None = None) -> Processor
 def dry_run(
     recipe: Recipe, parent: ParentModel | None = None, *, progress: Progress = no_progress
 ) -> list[DryRunStage]:
-    """Read, encode and plan like a run, and raise the same errors; train nothing. Of shards, only the first is read."""
+    """Read, encode and plan like a run, and raise the same errors; train nothing. Only the first shard is read."""
     refuse_adapted(recipe, parent)
     processor = recipe_processor(recipe, parent)
     refuse_missing(recipe.track)
@@ -112,8 +112,8 @@ def refuse_adapted(recipe: Recipe, parent: ParentModel | None) -> None:
     """Raise RecipeError if a stage quantises a language model whose adapters must be merged first."""
     if parent is not None and parent.adapted and any(stage.quantize is not None for stage in recipe.stages):
         raise RecipeError(
-            "quantize: the model of `from` has adapters, which merge into full weights only",
-            "vistune export it --merge first, or leave quantize out",
+            "quantize: the model that `from` names has adapters, which can only be merged into full-precision weights",
+            "merge them first (vistune export MODEL OUT --layout llava-hf --merge), or remove quantize",
         )
 
 

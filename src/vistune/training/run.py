@@ -51,7 +51,7 @@ from vistune.types import Reject
 
 
 class Run:
-    """A run folder and the model trained in it; of several processes of a `world`, only rank 0 writes."""
+    """A run folder and the model trained in it. If a `world` has several processes, only rank 0 writes."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Run:
             self.metrics.settle()
 
     def _resume_point(self, resume: bool) -> ResumePoint | None:
-        """Where the newest complete checkpoint ends; None for a new run. Raises RecipeError if the recipe differs."""
+        """Return the newest complete checkpoint's position, or None. Raises RecipeError for another recipe."""
         folder = None
         if resume:
             folder = newest_whole(self.out, warn=self.world.is_first)
@@ -174,7 +174,7 @@ class Run:
         write_jsonl(self.out / "rejects.jsonl", ({"id": r.id, "reason": r.reason, "detail": r.detail} for r in rejects))
 
     def _first_model(self, stages: Sequence[PlannedStage], point: ResumePoint | None) -> VisionLanguageModel:
-        """The model to train; metrics written after its checkpoint are removed."""
+        """Return the model to train; metrics written after its checkpoint are removed."""
         if self.world.is_first:
             earlier = 0 if point is None else sum(len(each.plan.steps) for each in stages[: point.stage]) + point.step
             self.metrics.cut(earlier)
@@ -357,7 +357,7 @@ class Run:
 
     @contextmanager
     def _recording_the_end(self) -> Iterator[None]:
-        """Write to run.json how the block ends; raise the cause of an error that another process caused."""
+        """Write to run.json how the block ends. If another process caused its error, raise that cause."""
         try:
             yield
         except Stopped as stop:

@@ -148,7 +148,7 @@ def positions_at(loader: Loader | ShardLoader, step: int, world: World) -> list[
 
 
 def is_wanted(stage: Stage, device: str, flops: float) -> bool:
-    """Return whether to compile a stage of this many FLOPs, if it is possible."""
+    """Return whether a stage of this many FLOPs should be compiled, if that is possible."""
     return stage.compile == "on" or (stage.compile == "auto" and flops >= PAYS[device.split(":")[0]])
 
 
@@ -170,8 +170,8 @@ def compiled(
     """While the block lasts, run layers compiled if the stage asks for it and it is possible; yield whether they are.
 
     Args:
-        flops: Of the whole stage.
-        on_message: Called with the reason if compiling is wanted but not possible.
+        flops: FLOPs of the whole stage.
+        on_message: Called with the reason if the stage should be compiled but cannot be.
     """
     stage = trainer.stage
     if not is_wanted(stage, trainer.device, flops):
@@ -193,7 +193,7 @@ def compiled(
 
 
 def _layers(model: VisionLanguageModel) -> Iterator[nn.Module]:
-    """The layers of both stacks, except the language model's last one and those of a quantised model.
+    """Return the layers of both stacks, except the language model's last one and those of a quantised model.
 
     The last layer's MLP gets fewer tokens by hooks (`last_mlp_at`), and torch shares one graph among all layers without
     checking their hooks. A quantised model multiplies in kernels that no compiler sees into.

@@ -139,7 +139,7 @@ class StepLog:
     def _new_warnings(
         self, report: StepReport, validation: Mapping[str, float], checked: BlindCheck | None
     ) -> list[str]:
-        """Diagnose the step; each problem is reported once, and again after it had gone away."""
+        """Return the new problems of a step. A problem is reported once, and again if it went away and came back."""
         if not report.skip_reason:
             self.losses = [*self.losses[-HISTORY:], report.loss]
         checks = {
@@ -160,7 +160,7 @@ def constant_loss(losses: Sequence[float]) -> str | None:
     if len(recent) < CONSTANT_STEPS or max(recent) - min(recent) > CONSTANT * abs(statistics.fmean(recent)):
         return None
     return (
-        f"the loss has been {recent[-1]:.4f} for {CONSTANT_STEPS} steps: the model learns nothing; check the rates in "
+        f"the loss has been {recent[-1]:.4f} for {CONSTANT_STEPS} steps: training has no effect; check the rates in "
         "`learn`, and whether the samples differ (vistune show)"
     )
 
@@ -195,7 +195,7 @@ def blind_model(validation: Mapping[str, float]) -> str | None:
         return None
     return (
         f"the model does not use its images: its validation loss is {loss:.4f} with them and {grey_loss:.4f} with grey "
-        "ones; check the images' folder, the aligning stage and the rates"
+        "ones; check the image folder, the alignment stage and the learning rates"
     )
 
 
@@ -264,7 +264,7 @@ def refuse_missing(names: Sequence[str]) -> None:
     """Raise RecipeError if a tracker is not installed."""
     for name in names:
         if find_spec(name) is None:
-            raise RecipeError(f"track: {name} is not installed", f"pip install {name}, or leave it out of `track`")
+            raise RecipeError(f"track: {name} is not installed", f"pip install {name}, or remove it from `track`")
 
 
 @contextmanager

@@ -46,11 +46,11 @@ class StepReport:
 
     Attributes:
         loss: Mean over the step's supervised tokens.
-        tokens: Without those of blank rows.
-        computed_tokens: With those of blank rows.
+        tokens: Number of tokens, without those of blank rows.
+        computed_tokens: Number of tokens, with those of blank rows.
         flops: FLOPs that the step needs (planner/work.py).
         seconds: Including the wait for data.
-        busy: Per process, the seconds that it read and computed before it needed another process.
+        busy: For each process, the seconds in which it read and computed without waiting for another process.
         by_source: Losses by data source.
         skip_reason: Why the update was skipped; "" if it was applied.
     """
@@ -143,7 +143,7 @@ class Trainer:
 
     Args:
         parallelism: How the processes of `world` keep the model; under FSDP its parameters become shards here.
-        seed: Of dropout.
+        seed: Random seed of dropout.
     """
 
     def __init__(

@@ -108,13 +108,13 @@ class Validator:
         return values
 
     def _as_saved(self) -> Assistant:
-        """The model as its checkpoint will be used: with its own template and image rules, not the stage's."""
+        """Return the model with the template and image rules of its checkpoint, not those of the stage."""
         spec = self.trainer.model.spec
         processor = self.planned.processor.with_template(spec.template).with_image_mode(spec.image_mode)
         return Assistant(self.trainer.model, processor)
 
     def _loss(self, *, grey: bool = False) -> tuple[float, bool]:
-        """(mean loss, whether any row has an image)."""
+        """Return (mean loss, whether any row has an image)."""
         total, count, images = 0.0, 0, 0
         with closing(self.loader.steps()) as steps:
             for _, batches in steps:
@@ -160,6 +160,6 @@ def validator_of(
 
 
 def _in_grey(batch: Batch) -> Batch:
-    """The row with every image in one grey; cached features become zeros."""
+    """Return the row with every image in one grey; cached features become zeros."""
     value = 0.0 if batch.images.is_floating_point() else 127
     return replace(batch, images=torch.full_like(batch.images, value))

@@ -78,7 +78,7 @@ def read_source(
     if suffix_of(path.name) in text_files.YAML:  # data.yaml stands for its folder
         return _read_folder(_folder_of(path), split, unpack_to)
     if split is not None:
-        raise RecipeError(f"--split {split}: {path} is a single file, which has no splits", "leave --split out")
+        raise RecipeError(f"--split {split}: {path} is a single file, which has no splits", "remove --split")
     return _read_file(path, form or TableForm(), unpack_to)
 
 
@@ -130,7 +130,7 @@ def choose_split(root: Path, splits: Mapping[str, Sequence[str]], split: str | N
     if len(other := same & set(known)) == 1:
         return other.pop()
     if known == [""]:
-        raise DataError(f"{root}: has no splits", "leave --split out")
+        raise DataError(f"{root}: has no splits", "remove --split")
     raise DataError(f"{root}: no split {split!r}", guess(split, [name for name in known if name]))
 
 
@@ -156,7 +156,7 @@ def _read_file(path: Path, form: TableForm, unpack_to: Path | None) -> Annotated
     if kind == "table":
         tables.read_file(collector, path, form)
     elif form.columns or form.boxes is not None:
-        raise RecipeError(f"{path}: --columns and --boxes-as are for tables, this is {kind}", "leave them out")
+        raise RecipeError(f"{path}: --columns and --boxes-as are for tables, this is {kind}", "remove these options")
     else:
         family.read(collector, [path])
     return collector.source_of(kind)

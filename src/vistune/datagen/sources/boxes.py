@@ -67,14 +67,14 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def object_in(value: object, location: str, expected: str, hint: str = "export it again") -> JsonObject:
-    """Return an object of a file. Raises RecordError if it is another value than `expected`."""
+    """Return the value if it is an object. Raises RecordError, which names `expected`, for any other value."""
     if not isinstance(value, Mapping):
         raise RecordError(location, "", f"expected {expected}, got {shown(value)}", hint)
     return value
 
 
 def list_in(value: object, location: str, field: str) -> list[object]:
-    """Return a list of a file. Raises RecordError if it is another value."""
+    """Return the value if it is a list. Raises RecordError for any other value."""
     if not isinstance(value, list):
         raise RecordError(location, field, f"expected a list, got {shown(value)}", "export it again")
     return value
@@ -129,7 +129,7 @@ def numbers(fields: JsonObject, prefix: str, names: Sequence[str], location: str
 
 
 def sized(x: float, y: float, width: float, height: float) -> Corners:
-    """Return the corners of a box of which one corner and the size are known."""
+    """Return the corners of a box from one corner and the size."""
     return x, y, x + width, y + height
 
 

@@ -58,7 +58,7 @@ class AnnotatedSource:
 
     - skipped: number of skipped image files by reason
     - unread: fields that are not read
-    - notes: other things that were skipped or decided, with their counts
+    - notes: annotations that were skipped, and other decisions, with their counts
     - kind: the family of the source, such as `COCO`
     """
 

@@ -77,7 +77,11 @@ class Columns:
 
 
 def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns:
-    """Return the column of each field, as given or by its usual name. Raises RecipeError that lists the columns."""
+    """Return the column of each field, as given or by its usual name.
+
+    Raises:
+        RecipeError: A column is missing. The message or its hint lists the columns.
+    """
     lowered: dict[str, str] = {}
     for column in present:
         lowered.setdefault(str(column).strip().lower(), column)

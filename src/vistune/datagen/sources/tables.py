@@ -177,7 +177,9 @@ class _Reader:
             boxes = boxes if columns.corners else [box for box in boxes if box not in before.boxes]
             key = before.id if columns.corners else key
             if key != before.id:
-                raise RecordError(location, id_field, f"{path.name} was {before.id!r} before", "one id per image")
+                raise RecordError(
+                    location, id_field, f"an earlier row gives {path.name} the id {before.id!r}", "one id per image"
+                )
         self.collector.add(path, captions=dict.fromkeys(captions), boxes=boxes, crowds=crowds, id=key)
 
     def _captions(self, row: JsonObject, field: str, location: str) -> list[str]:

@@ -38,9 +38,9 @@ class GenerationConfig:
     """Which samples to write.
 
     Without `mix`, every image gets each kind in each language. With `mix` (conversation : detail : reasoning, such as
-    58:23:77), instruction kinds are dealt over the images in that proportion, `per_image` for each language; captions
-    are still written for every image. With `held_out`, samples about this share of the images are written to a
-    separate file, with test questions about them.
+    58:23:77), the kinds of instructions are distributed over the images in that proportion, `per_image` samples per
+    image and language; captions are still written for every image. With `held_out`, samples about this share of the
+    images are written to a separate file, with test questions about these images.
     """
 
     kinds: tuple[str, ...] = KINDS

@@ -62,7 +62,7 @@ def system_prompt(kind: str, language: str, *, see: bool = False) -> str:
 
 
 def context(captions: Sequence[str], boxes: Sequence[Box], kind: str) -> str:
-    """Describe an image in text. If a kind would be shown nothing, it is shown everything that is known."""
+    """Describe an image in text. If it has none of the annotations that a kind uses, all annotations are used."""
     shown = SHOWN[kind]
     caption_lines = [" ".join(text.split()) for text in captions] if "captions" in shown else []
     box_lines = [box_line(box) for box in boxes] if "boxes" in shown or not caption_lines else []

@@ -32,7 +32,7 @@ class RequestOutcome:
 
 
 def check_answer(request: Request, answer: RequestResult) -> CheckedReply:
-    """Check the reply of an answer, or return why the answer has none."""
+    """Check the reply in a service's answer. If there is no reply, return the reason."""
     completion = answer.completion
     if completion.text is None:
         detail = completion.detail or "the service's answer has no usable text"
@@ -45,8 +45,8 @@ def check_answer(request: Request, answer: RequestResult) -> CheckedReply:
 class WorkerLimits:
     """Limits that keep every slot of the service busy while replies are checked.
 
-    - asking: one and a half times the slots may have money reserved and their intent on disk: while one worker writes
-      its reply to the journal, another one sends
+    - asking: number of workers that may have reserved money and recorded their request. It is one and a half times the
+      slots, so that some workers can send while others write replies to the journal
     - checking: one reply at a time, after waiting requests have been sent
     """
 
@@ -105,7 +105,7 @@ async def ask_in_batches(
     report: ReportRejects,
     notify: Callable[[str], None],
 ) -> list[RequestOutcome]:
-    """Ask for every request through the Batch API, and again in a second round for rejected replies, and so on."""
+    """Send every request through the Batch API. Requests with rejected replies are sent again in the next round."""
     outcomes: list[RequestOutcome | None] = [None] * len(requests)
     rejected: Counter[str] = Counter()
     await asker.begin()
@@ -131,7 +131,7 @@ async def ask_in_batches(
 
 
 def _batch_outcome(request: Request, key: str, asker: RequestRunner, *, is_last: bool) -> RequestOutcome | None:
-    """Return the outcome of a request after a batch; None if it is asked once more."""
+    """Return the outcome of a request after a batch; None if the request is sent again."""
     if key not in asker.ledger.replies:
         return RequestOutcome(None, (CheckFailure("refused_by_service", asker.ledger.refused.get(key, "")),))
     failures = check_answer(request, asker.answer_at(asker.ledger.replies[key])).failures

@@ -64,14 +64,16 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
     if tag := leftover_tag(text):
         raise ReplyError("thinking", f"the tag {tag} is in the text")
     if single and "```" in text:
-        raise ReplyError("shape", "a code fence in the text")
+        raise ReplyError("shape", "the text contains a code fence")
     if single and (label := _THOUGHT_LABEL.match(text) or _LATER_LABEL.search(text)):
-        raise ReplyError("thinking", f"words before the text, up to {label.group().strip()[:60]!r}")
+        raise ReplyError(
+            "thinking", f"the reply has words before its text, which begins after {label.group().strip()[:60]!r}"
+        )
     parts = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
     turns = _single_turn(parts, text) if single else _paired(parts)
     _refuse_chatter(turns)
     if kind != "conversation" and len(turns) != 1:
-        raise ReplyError("shape", f"{len(turns)} questions where one was asked for")
+        raise ReplyError("shape", f"{len(turns)} questions, but one was requested")
     return turns
 
 
@@ -123,7 +125,7 @@ def _refuse_chatter(turns: Turns) -> None:
     first, last = turns[0], turns[-1][1].rstrip().split("\n")[-1]
     opening = _OPENING.match(first[1]) if not first[0] else None
     if match := opening or _CLOSING.search(re.split(r"(?<=[.!?])\s+", last)[-1]):
-        raise ReplyError("shape", f"words about the reply: {match.group()[:60]!r}")
+        raise ReplyError("shape", f"the reply has words to the user around the text: {match.group()[:60]!r}")
 
 
 def _single_turn(parts: list[tuple[str, str]], text: str) -> Turns:
@@ -132,7 +134,7 @@ def _single_turn(parts: list[tuple[str, str]], text: str) -> Turns:
         return (("", text),)
     if len(parts) == 1 and parts[0][0] == "answer":
         return (("", parts[0][1]),)
-    raise ReplyError("shape", "questions and answers where one text was asked for")
+    raise ReplyError("shape", "questions and answers, but one text was requested")
 
 
 def _looks_like_json(text: str) -> bool:
@@ -166,7 +168,7 @@ def _from_json(text: str) -> list[tuple[str, str]]:
             while position < len(text) and text[position] in ", \t\r\n":
                 position += 1
     except (ValueError, RecursionError) as error:
-        raise ReplyError("shape", f"JSON that cannot be read: {error}") from None
+        raise ReplyError("shape", f"the JSON cannot be read: {error}") from None
     whole = values[0] if len(values) == 1 else None
     if isinstance(whole, Mapping):
         inner = [item for name, item in whole.items() if isinstance(item, list) and name.lower() not in _THOUGHTS]
@@ -204,7 +206,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(tree) < len(pairs):
         names = [name for name, _ in pairs]
         twin = next(name for name in names if names.count(name) > 1)
-        raise ReplyError("shape", f"the field {twin[:60]!r} twice in one object")
+        raise ReplyError("shape", f"the field {twin[:60]!r} occurs twice in one object")
     return tree
 
 

@@ -117,7 +117,7 @@ def instruction(image_id: str, kind: str, language: str, number: int, *, subject
 
 
 def conversation(scene: Scene, language: str, rng: random.Random, balance: AnswerBalance = UNBALANCED) -> Turns | None:
-    """Write questions of different types about one image, all answered briefly or all in sentences."""
+    """Write questions of different types about one image. Either all answers are brief, or all are sentences."""
     items = questions(scene, language, rng, balance)
     if not items:
         return None

@@ -271,7 +271,7 @@ def _question(
     choices = _choices(fields, location)
     match = fields.get("match") or "exact"
     if match not in MATCHES:
-        raise RecordError(location, "match", shown(match), guess(str(match), MATCHES))
+        raise RecordError(location, "match", f"unknown value {shown(match)}", guess(str(match), MATCHES))
     if choices and match != "choice":
         unread["choices"] += 1
     answer = _answer(fields, location, needed=gold)

@@ -124,7 +124,10 @@ def request_of(prompt: str, question: Question, reply: str) -> str:
 
 
 def again(body: Body, attempt: int) -> Body:
-    """Return the request after a reply without a grade: plainer, and warmer by 0.5 each time from the third on."""
+    """Return the request to send after a reply without a grade.
+
+    It is plainer than the first one. From the third attempt on, the temperature rises by 0.5 each time.
+    """
     [message] = body["messages"]
     warmer = {"temperature": 0.5 * (attempt - 1)}
     return {**body, **warmer, "messages": [{**message, "content": message["content"] + AGAIN}]}
@@ -189,7 +192,7 @@ def _rounded(value: float) -> float:
 
 
 class LlavaBench(JudgedBenchmark):
-    """The judge of the publication, gpt-4-0314, is retired; figures of other judges are not comparable with its."""
+    """The judge of the publication, gpt-4-0314, is retired; figures of other judges are not comparable."""
 
     facts = Facts(
         about="60 open questions on 24 images, rated by a judge against GPT-4's answers",

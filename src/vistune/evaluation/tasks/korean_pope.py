@@ -1,4 +1,4 @@
-"""A Korean POPE built from boxes: yes-no questions about things that are and are not in an image.
+"""A Korean POPE built from boxes: yes-no questions about objects that are or are not in an image.
 
 COCO annotations -> the things in each image -> as many others, random, frequent or co-occurring -> questions
 A fixed seed decides every choice, so a folder always gives the same questions with the same ids.

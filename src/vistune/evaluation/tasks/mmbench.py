@@ -1,7 +1,8 @@
 """MMBench: each question is asked with its options in every rotation, and is right only if all are. arXiv 2307.06281
 
-*mmbench*.tsv (rows with rotations as index + k x 1,000,000) -> questions -> replies -> matcher -> circular accuracy
-The rotations are those of the file: some last options ("all above are not right") keep their position.
+*mmbench*.tsv -> questions -> replies -> matcher -> circular accuracy
+In the file, rotation k of question i has the index i + k x 1,000,000. Its rotations are used as they are: some last
+options ("all above are not right") keep their position.
 """
 
 from __future__ import annotations

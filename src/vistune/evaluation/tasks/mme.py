@@ -88,7 +88,7 @@ class Mme(Benchmark):
         return next((answer for answer in ("yes", "no") if answer in opening), None)
 
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
-        """Compute the figures. If the data has no right answers (llava_mme.jsonl), the result files' are used."""
+        """Compute the figures. If the data has no right answers (llava_mme.jsonl), the result files give them."""
         return super().score([_with_gold(row) for row in rows], rule)
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:

@@ -59,7 +59,7 @@ class ScienceQA(Benchmark):
     """The reply is a letter, or has "The answer is B." at the end of a chain of thought."""
 
     facts = Facts(
-        about="4,241 test questions, 2,017 with an image; a letter among up to five",
+        about="4,241 test questions, 2,017 of them with an image; a letter among up to five",
         files=("problems.json", "pid_splits.json (else every problem whose split is test)", "images/test/ID/image.png"),
         source="https://github.com/lupantech/ScienceQA",
         licence="CC BY-NC-SA 4.0",

@@ -95,7 +95,7 @@ class Pope(Benchmark):
                 f"{label_path} and {path.name} do not contain the same questions: {unlabelled.total()} questions "
                 f"have no label, {(expected - counted).total()} labels have no question, "
                 f"such as {example[1]!r} of {example[0]}",
-                "use the label files of the release that was asked: LLaVA-1.5 used POPE's commit e3e39262",
+                "use the label files of the release whose questions you asked: LLaVA-1.5 used commit e3e39262 of POPE",
             )
         return [(location, {**row, "label": label_of[_key(row, location)]}) for location, row in rows]
 

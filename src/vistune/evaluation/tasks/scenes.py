@@ -44,7 +44,7 @@ class HeldOut(Benchmark):
 
 
 class Combinations(HeldOut):
-    """The same about scenes with colour-shape pairs that training never showed."""
+    """Exact short answers about scenes with colour-shape pairs that training never showed."""
 
     facts = replace(
         HeldOut.facts,

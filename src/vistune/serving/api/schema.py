@@ -1,7 +1,8 @@
 """The bodies of requests and responses.
 
-Every number, list and string of a request has a bound. An unused field that would change the answer is refused by name.
-The others are returned, and listed in a response header.
+Every number, list and string of a request has a bound. A field that vistune does not support and that would change the
+answer is refused by name. `read_request` returns the paths of the other unsupported fields, and the response lists them
+in the header X-Ignored-Parameters.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class ChatRequest(Body):
     https://platform.openai.com/docs/api-reference/chat/create
     """
 
-    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "leave it out"), **OUTSIDE_MESSAGES}
+    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "remove it"), **OUTSIDE_MESSAGES}
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
 
     model: str

@@ -268,7 +268,7 @@ class ModelService:
     async def encoded(
         self, active: ActiveRequest, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]
     ) -> T:
-        """Load the images of the messages and return what `encode` makes of them. Raises Refusal."""
+        """Load the images of the messages and return the result of `encode`. Raises Refusal."""
         fetched = await self._fetch(messages)
 
         def work() -> T:

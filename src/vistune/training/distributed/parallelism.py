@@ -1,7 +1,7 @@
 """Keep one model in several processes: DDP keeps a copy in each, FSDP2 a shard of every tensor.
 
 model -> ModelWithLoss -> DDP, or fully_shard by layer -> gradients averaged over all processes
-Copies of tensors and optimizer state are unsharded, so that any number of processes can resume from them.
+Checkpoints contain whole tensors and optimizer state, so any number of processes can resume from them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ModelWithLoss(nn.Module):
 
 
 def choose_parallelism(recipe: Recipe, stage: Stage, model: VisionLanguageModel, world: World) -> Parallelism:
-    """Choose how the processes keep a stage's model. Raises RecipeError if the recipe asks for the impossible."""
+    """Choose how the processes keep a stage's model. Raises RecipeError if the recipe's choice is not possible."""
     if world.size == 1:
         if recipe.parallel == "fsdp":
             raise RecipeError(
@@ -106,7 +106,7 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[object]:
-    """Wrap one row of a step: DDP exchanges gradients once, after the last row; FSDP2 shards them after each."""
+    """Wrap the computation of one row: DDP exchanges gradients only after a step's last row, FSDP2 after every row."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
 
@@ -152,7 +152,7 @@ def shard_states(states: Sequence[State], parameters: Sequence[Sequence[nn.Param
 
 
 def _map_state(state: State, change: Callable[[int, object], object]) -> State:
-    """An optimizer's state with every value of every parameter changed; `change` gets the parameter's index too."""
+    """Change every value in an optimizer's state. `change` gets the value and the index of its parameter."""
     return {
         "state": {
             index: {key: change(index, value) for key, value in entry.items()}

@@ -160,7 +160,7 @@ def culprit(signs: Sequence[SignOfLife], own: SignOfLife, *, now: float, limit: 
 
 
 def _describe(sign: SignOfLife, what: str, steps: int) -> str:
-    """`steps`: of the reporting process, which may know more than the last sign of the other one."""
+    """Describe a process. `steps` are those of the reporting process, which may be newer than the last sign."""
     return f"rank {sign.rank} {what}; steps done: {max(sign.steps, steps)}"
 
 
@@ -205,7 +205,7 @@ class Watchdog:
                 self._end(reason)
 
     def _check(self) -> str | None:
-        """Why the run must end, if it must."""
+        """Return why the run must end; None if it need not."""
         now = time.time()
         if self.heartbeat.count != self.seen[0]:
             self.seen = (self.heartbeat.count, now)

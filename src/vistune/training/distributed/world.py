@@ -156,7 +156,7 @@ def leave(board: MessageBoard) -> None:
 
 
 def die_with_launcher() -> None:
-    """Have Linux end this process with its launcher: one killed with SIGKILL cannot end its processes itself."""
+    """Have Linux end this process with its launcher, which cannot end its processes if it is killed with SIGKILL."""
     set_parent_death_signal = 1
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
