@@ -131,9 +131,8 @@ def test_a_naflex_model_goes_on_is_planned_and_is_not_exported(
             api.export(origin, tmp_path / layout, layout=layout)
     stage = {"name": "more", "learn": {"projector": 1e-3}, "steps": 1, "samples_per_step": 6, "tokens_per_row": 4096}
     going_on = validate({"from": str(origin), "data": str(rows), "stages": [stage]}, "test")
-    run = Run(going_on, tmp_path / "second", progress=no_progress)
     (planned,) = api.plan(going_on).stages
-    run.start(resume=False)
+    api.train(going_on, tmp_path / "second")
     (step,) = MetricsLog(tmp_path / "second" / "metrics.jsonl").read()
     assert (planned.row.tokens, planned.row.tiles) == (step["tokens"], 6)  # the tower in the checkpoint has no rules
     spec = api.load(tmp_path / "second", device="cpu").processor.spec
