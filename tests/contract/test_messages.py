@@ -7,6 +7,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pytest
 from source_messages import PACKAGE, source_messages
 
 ROOT = Path(__file__).parents[2]
@@ -42,8 +43,9 @@ def is_put_together(message: str) -> bool:
     return False
 
 
-def test_every_korean_error_translates_a_message_of_the_program() -> None:
-    translations = json.loads((PACKAGE / "cli" / "errors.ko.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("catalogue", ["errors", "messages"])
+def test_every_korean_text_translates_a_message_of_the_program(catalogue: str) -> None:
+    translations = json.loads((PACKAGE / "cli" / f"{catalogue}.ko.json").read_text(encoding="utf-8"))
     assert [message for message in translations if not is_printed(message)] == []
 
 

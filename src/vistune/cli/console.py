@@ -23,7 +23,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from vistune.cli.commands import current_language
 from vistune.progress import Advance
+from vistune.translations import translate_message
 
 stdout = Console(highlight=False, emoji=False, markup=False)  # ids, paths and answers may contain brackets
 stderr = Console(stderr=True, highlight=False, emoji=False)
@@ -61,7 +63,12 @@ def count_of(number: int, noun: str) -> str:
 
 def print_message(message: str) -> None:
     """Print a message on stderr, above a progress bar that is running."""
-    stderr.print(message, soft_wrap=True, markup=False)
+    stderr.print(in_users_language(message), soft_wrap=True, markup=False)
+
+
+def in_users_language(message: str) -> str:
+    """Translate a message of a run; it stays English if it has no translation."""
+    return translate_message(message, "cli/messages", current_language()) or message
 
 
 class Rate(ProgressColumn):

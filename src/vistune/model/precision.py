@@ -1,7 +1,4 @@
-"""Choose devices and precisions: of a loaded model, of a stage's multiplications, and of its frozen weights.
-
-The choice between bf16 and fp32 depends only on the hardware, so it is always the same on one machine.
-"""
+"""Choose the device and the precision of a loaded model, and the precision of a stage and of its frozen weights."""
 
 from __future__ import annotations
 
@@ -44,7 +41,11 @@ def named_dtype(name: str) -> torch.dtype | None:
 
 
 def uses_bf16(precision: str, device: str) -> bool:
-    """Return whether a stage multiplies in bf16; `auto` does if the GPU supports it, or the CPU has AMX."""
+    """Return whether a stage multiplies in bf16.
+
+    A run replaces `auto` before it trains (training/precision.py). Elsewhere, `auto` is bf16 if the GPU supports
+    it, or if the CPU has AMX.
+    """
     if precision != "auto":
         return precision == "bf16"
     if device.startswith("cuda"):

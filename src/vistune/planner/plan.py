@@ -18,6 +18,7 @@ from vistune.recipe import Lora, Recipe, Stage, source_of
 if TYPE_CHECKING:
     from vistune.interop.load import ParentModel
     from vistune.planner.memory import Memory
+    from vistune.planner.precision import PrecisionChoice
     from vistune.planner.sizes import Load, ModelSizes, RowSize, StageSetup
     from vistune.planner.work import Device
     from vistune.types import Spec
@@ -61,6 +62,7 @@ class DeviceForecast:
     """A stage on one device.
 
     Attributes:
+        precision: In which the stage would multiply: fp32, bf16, or tf32.
         memory: Bytes of a single process at its peak.
         total_fsdp: Bytes of one of several FSDP processes.
         fits: Whether a single process fits into the device's memory.
@@ -70,6 +72,7 @@ class DeviceForecast:
     """
 
     device: str
+    precision: str
     memory: Memory
     total_fsdp: float
     fits: bool
@@ -83,6 +86,7 @@ class DeviceForecast:
         """Return the forecast as `plan --json` prints it."""
         return {
             "device": self.device,
+            "precision": self.precision,
             "memory": {part: size for part, size in asdict(self.memory).items() if size},
             "total": self.memory.total,
             "total_fsdp": self.total_fsdp,
@@ -119,6 +123,7 @@ class StageForecast:
         samples: None if the data are not on this machine.
         assumed: How the data were assumed; "" if they were counted.
         row: The packed row that takes most memory.
+        remarks: How `precision: auto` was measured on this CPU.
     """
 
     stage: str
@@ -130,11 +135,12 @@ class StageForecast:
     row: RowSize
     devices: tuple[DeviceForecast, ...]
     disk: DiskForecast
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Return the forecast as `plan --json` prints it."""
         devices = [device.to_dict() for device in self.devices]
-        return {**asdict(self), "learn": list(self.learn), "devices": devices}
+        return {**asdict(self), "learn": list(self.learn), "devices": devices, "remarks": list(self.remarks)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,7 @@ def plan(
     progress: Progress = no_progress,
 ) -> Plan:
     """Forecast every stage, in bytes, seconds and dollars. Raises RecipeError if a backbone's config is not here."""
-    from vistune.model.precision import uses_bf16
+    from vistune.planner.precision import choices_on_cpu
     from vistune.planner.sizes import sizes_of
     from vistune.planner.work import GPUS, this_cpu
 
@@ -177,11 +183,16 @@ def plan(
     else:
         sizes, spec = sizes_of(parent.model, parent.configs, cut=parent.cut, spec=parent.processor.spec)
     loads = _loads(recipe, parent, spec, options.samples, progress)
-    cpu = this_cpu(sizes, bf16=uses_bf16("auto", "cpu"))
-    devices = [replace(device, flops=options.flops or device.flops) for device in (cpu, *GPUS.values())]
+    choices = choices_on_cpu(sizes, spec, recipe.stages, loads)
+    in_bf16 = [choice.precision == "bf16" for choice in choices]
+    measured = {bf16: this_cpu(sizes, bf16=bf16) for bf16 in set(in_bf16)}
+    cpus, gpus = (
+        [replace(device, flops=options.flops or device.flops) for device in devices]
+        for devices in ([measured[bf16] for bf16 in in_bf16], GPUS.values())
+    )
     prices = read_prices(options.prices, options.teacher)
     trained = set() if parent is None else parent.trained_parts
-    planner = _StagePlanner(recipe, sizes, devices, prices, options.processes, trained)
+    planner = _StagePlanner(recipe, sizes, cpus, choices, gpus, prices, options.processes, trained)
     return Plan(
         recipe=recipe.name,
         processes=options.processes,
@@ -234,11 +245,19 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class _StagePlanner:
-    """Makes the forecasts of a recipe's stages. `trained`: parts that were trained before the recipe."""
+    """Makes the forecasts of a recipe's stages.
+
+    Attributes:
+        cpus: For each stage, this CPU in the stage's precision.
+        choices: For each stage, its precision on this CPU.
+        trained: Parts that were trained before the recipe.
+    """
 
     recipe: Recipe
     sizes: ModelSizes
-    devices: list[Device]
+    cpus: list[Device]
+    choices: list[PrecisionChoice]
+    gpus: list[Device]
     prices: Prices
     processes: int
     trained: Collection[str]
@@ -257,13 +276,14 @@ class _StagePlanner:
             samples=load.samples if load.steps is not None else None,
             assumed=load.assumed,
             row=load.worst,
-            devices=tuple(self._on(device, number, load) for device in self.devices),
+            devices=tuple(self._on(device, number, load) for device in (self.cpus[number], *self.gpus)),
             disk=DiskForecast(
                 checkpoint=finished,
                 midway=midway,
                 kept=self.recipe.keep_checkpoints * midway if stage.save_every else finished,
                 cache=0 if stage.shards is not None else INDEX_BYTES * load.samples,
             ),
+            remarks=tuple(line for line in (*self.choices[number].remarks, self.choices[number].reason) if line),
         )
 
     def _on(self, device: Device, number: int, load: Load) -> DeviceForecast:
@@ -273,8 +293,12 @@ class _StagePlanner:
         from vistune.planner.work import GPUS, USABLE_MEMORY, seconds
 
         stages, stage, sizes = self.recipe.stages, self.recipe.stages[number], self.sizes
-        in_bf16 = [device.bf16 if each.precision == "auto" else each.precision == "bf16" for each in stages]
-        single = setup_of(stage, bf16=in_bf16[number], on_gpu=device.name in GPUS)
+        on_gpu = device.name in GPUS
+        precisions = [choice.precision for choice in self.choices]
+        if on_gpu:
+            precisions = ["bf16" if each.precision == "auto" else each.precision for each in stages]
+        in_bf16 = [precision == "bf16" for precision in precisions]
+        single = setup_of(stage, bf16=in_bf16[number], on_gpu=on_gpu)
         fsdp = replace(single, parallelism="fsdp", processes=self.processes)
         if all(in_bf16):  # frozen weights are then stored in bf16, as model/precision.py's `parts_in_bf16` says
             single = replace(single, bf16_parts=tuple(never_trained(stages, self.trained)))
@@ -285,6 +309,7 @@ class _StagePlanner:
         price = self.prices.of(device.name)
         return DeviceForecast(
             device=device.name,
+            precision=precisions[number],
             memory=needed,
             total_fsdp=memory(sizes, fsdp, load.worst).total + process,
             fits=needed.total <= room,

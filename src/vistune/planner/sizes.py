@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from vistune.errors import RecipeError
+from vistune.model.language import unwrap
 from vistune.model.projectors import projector_named
 from vistune.model.shapes import (
     LanguageConfig,
@@ -32,6 +33,7 @@ from vistune.types import Spec
 
 if TYPE_CHECKING:
     from vistune.data.stages import PlannedStage
+    from vistune.model import VisionLanguageModel
 
 WIDE = 4
 HALF = 2  # bytes of a number in bf16
@@ -143,6 +145,12 @@ def sizes_of(
     count = sum(p.numel() for p in projector.parameters()) + (language.width if model.image_mode == "anyres" else 0)
     linear = sum(isinstance(module, nn.Linear) for module in projector.modules())
     return ModelSizes(towers, language, count, linear, spec.vision_width, spec.slots_per_image), spec
+
+
+def sizes_of_loaded(model: Model, loaded: VisionLanguageModel) -> tuple[ModelSizes, Spec]:
+    """Compute the sizes of a model in memory. Raises RecipeError if it cannot be planned."""
+    towers = [tower.tower.config for tower in loaded.vision.towers]
+    return sizes_of(model, (towers, unwrap(loaded.language).config), cut=True, spec=loaded.spec)
 
 
 def tower_of(vision: VisionConfig, spec: Spec, *, cut: bool = False) -> TowerShape:

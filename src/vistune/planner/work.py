@@ -221,23 +221,21 @@ class Device:
         memory: In bytes.
         flops: FLOP/s that matrix products reach.
         bandwidth: Bytes per second that everything else reaches.
-        bf16: Whether it multiplies bf16 faster than fp32.
     """
 
     name: str
     memory: float
     flops: float
     bandwidth: float
-    bf16: bool
 
 
 GPUS: Mapping[str, Device] = {
     device.name: device
     for device in (
-        Device("24 GB (RTX 4090)", 24e9, SHARE_OF_PEAK * 165e12, SHARE_OF_BANDWIDTH * 1.0e12, True),
-        Device("40 GB (A100)", 40e9, SHARE_OF_PEAK * 312e12, SHARE_OF_BANDWIDTH * 1.55e12, True),
-        Device("80 GB (H100)", 80e9, SHARE_OF_PEAK * 989e12, SHARE_OF_BANDWIDTH * 3.35e12, True),
-        Device("141 GB (H200)", 141e9, SHARE_OF_PEAK * 989e12, SHARE_OF_BANDWIDTH * 4.8e12, True),
+        Device("24 GB (RTX 4090)", 24e9, SHARE_OF_PEAK * 165e12, SHARE_OF_BANDWIDTH * 1.0e12),
+        Device("40 GB (A100)", 40e9, SHARE_OF_PEAK * 312e12, SHARE_OF_BANDWIDTH * 1.55e12),
+        Device("80 GB (H100)", 80e9, SHARE_OF_PEAK * 989e12, SHARE_OF_BANDWIDTH * 3.35e12),
+        Device("141 GB (H200)", 141e9, SHARE_OF_PEAK * 989e12, SHARE_OF_BANDWIDTH * 4.8e12),
     )
 }
 
@@ -272,7 +270,7 @@ def this_cpu(sizes: ModelSizes, *, bf16: bool) -> Device:
         product_seconds = _fastest_call(lambda: left @ right)
         pass_seconds = _fastest_call(lambda: nn.functional.silu(block))
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return Device("this CPU", memory, 512.0 * width * inner / product_seconds, 8.0 * block.numel() / pass_seconds, bf16)
+    return Device("this CPU", memory, 512.0 * width * inner / product_seconds, 8.0 * block.numel() / pass_seconds)
 
 
 def _fastest_call(call: Callable[[], object]) -> float:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,6 +36,7 @@ class ResumePoint:
         step: Steps done in it.
         finished: Whether the stage is finished.
         trained: Parts that have been trained so far.
+        precision: The record of training/precision.py; None if the checkpoint is of a version without it.
     """
 
     folder: Path
@@ -42,12 +44,14 @@ class ResumePoint:
     step: int
     finished: bool
     trained: frozenset[str]
+    precision: Mapping[str, Any] | None
 
     @classmethod
     def read(cls, folder: Path) -> ResumePoint:
         """Read it from a checkpoint of a run."""
         extra = checkpoint.read_parts(folder)["extra"]
-        return cls(folder, extra["stage"], extra["step"], bool(extra["finished"]), frozenset(extra["learnt"]))
+        trained = frozenset(extra["learnt"])
+        return cls(folder, extra["stage"], extra["step"], bool(extra["finished"]), trained, extra.get("precision"))
 
     @property
     def next_stage(self) -> int:

@@ -24,9 +24,8 @@ from vistune.data import Background, Interrupted, Loader, ShouldStop, wait_for
 from vistune.data.stages import PlannedStage, with_first_shard
 from vistune.errors import DataError, RecipeError
 from vistune.files import scratch_folder, user_cache
-from vistune.model.language import unwrap
 from vistune.planner.memory import PROCESS, memory, optimizer_bytes
-from vistune.planner.sizes import Parallelism, RowSize, StageSetup, largest_row, load_of, setup_of, sizes_of
+from vistune.planner.sizes import Parallelism, RowSize, StageSetup, largest_row, load_of, setup_of, sizes_of_loaded
 from vistune.progress import OnMessage
 from vistune.recipe import Model
 from vistune.training.stage import StageTraining
@@ -65,9 +64,7 @@ def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, pe
     """Format the measured peak, with the optimizer's state added, next to the forecast."""
     row = f"the largest row ({size.tokens:,} tokens, {size.tiles} tiles, {size.supervised:,} supervised) takes "
     try:
-        towers = [tower.tower.config for tower in trainer.model.vision.towers]
-        configs = towers, unwrap(trainer.model.language).config
-        sizes, _ = sizes_of(model, configs, cut=True, spec=trainer.model.spec)
+        sizes, _ = sizes_of_loaded(model, trainer.model)
     except RecipeError as error:
         return f"{row}{_mb(peak)} without the optimizer; there is no forecast: {error.message}"
     processes = setup.processes if setup.parallelism == "fsdp" else 1

@@ -109,7 +109,7 @@ def make_optimizer(parts: Mapping[str, Sequence[tuple[str, nn.Parameter]]], stag
     if adamw:
         members.append(torch.optim.AdamW(adamw, betas=stage.betas, eps=1e-8, fused=True))
     if muon:
-        members.append(Muon(muon))
+        members.append(Muon(muon, stage.precision))
     return Optimizer(members)
 
 
@@ -121,13 +121,13 @@ def is_hidden_matrix(part: str, name: str, parameter: nn.Parameter) -> bool:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; rates mean what they mean for AdamW (arXiv 2502.16982, section 2.2).
 
-    All matrices of one shape are updated at once, in the precision that is fast on the device. torch.optim.Muon takes
-    one matrix at a time and always bf16, which a CPU without AMX multiplies many times slower than fp32
-    (docs/decisions/0006-muon.md).
+    All matrices of one shape are updated at once, in the precision of the stage. torch.optim.Muon takes one matrix at a
+    time and always bf16, which many CPUs multiply several times slower than fp32 (docs/decisions/0006-muon.md).
     """
 
-    def __init__(self, params: Iterable[ParamGroup]) -> None:
+    def __init__(self, params: Iterable[ParamGroup], precision: str = "auto") -> None:
         super().__init__(params, {"lr": 1e-3, "weight_decay": 0.0})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -139,7 +139,7 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 # 0.2 x sqrt(longer side) gives an update the root mean square of AdamW's.
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-                updates = orthogonal(torch.stack([self._momentum(p) for p in parameters]))
+                updates = orthogonal(torch.stack([self._momentum(p) for p in parameters]), self.precision)
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-rate)
 
@@ -153,9 +153,9 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(state["momentum"], MOMENTUM)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonal(matrices: Tensor, precision: str = "auto") -> Tensor:
     """Drive all singular values of each of `matrices` (count, rows, columns) to about 1, by Newton-Schulz steps."""
-    x = matrices.to(torch.bfloat16 if uses_bf16("auto", matrices.device.type) else torch.float32)
+    x = matrices.to(torch.bfloat16 if uses_bf16(precision, matrices.device.type) else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)

@@ -42,6 +42,7 @@ from vistune.training.distributed.parallelism import choose_parallelism, copy_on
 from vistune.training.distributed.watchdog import Watchdog, with_heartbeat
 from vistune.training.distributed.world import World, stop_requested
 from vistune.training.largest_row import try_largest_row
+from vistune.training.precision import choose_precisions, read_record, to_record, with_precisions
 from vistune.training.preflight import refuse_adapted, refuse_untrainable
 from vistune.training.stage import LoaderOptions, StageTraining, compiled, make_loader, positions_at
 from vistune.training.step_log import StepLog, Track, open_trackers, refuse_missing
@@ -83,6 +84,8 @@ class Run:
         self.pixels = PixelCache()
         self.trained: set[str] = set()  # parts, so far
         self.reached = (recipe.stages[0].name, 0)  # stage and steps done
+        self.stages: Sequence[Stage] = recipe.stages  # once the run has started: with fp32 or bf16 in place of `auto`
+        self.precision: Mapping[str, object] = {}  # choices for `precision: auto`, as recorded
         self.hashes: dict[str, str] = {}  # SHA-256 of each data file
         self.provenance_record: Mapping[str, object] = {}
         self.validation: Mapping[str, float] = {}  # this step's values, such as `validation_loss`
@@ -120,6 +123,7 @@ class Run:
                 if planned.held_out.note:
                     self.hooks.on_message(planned.held_out.note)
         model = self._first_model(stages, point)
+        stages = self._resolve_precisions(stages, model, point)
         first = 0 if point is None else point.next_stage
         unfinished = None if point is None or point.finished else point
         self._write_status("running", stages[first].stage.name, 0 if unfinished is None else unfinished.step)
@@ -161,6 +165,19 @@ class Run:
         # Read now: the files next to the data may change while the run trains.
         self.provenance_record = provenance_record(self.hashes, None if self.parent is None else self.parent.recorded)
         return stages, rejects
+
+    def _resolve_precisions(
+        self, stages: Sequence[PlannedStage], model: VisionLanguageModel, point: ResumePoint | None
+    ) -> list[PlannedStage]:
+        """Return the stages with fp32 or bf16 in place of `precision: auto`."""
+        recorded = {} if point is None else read_record(point.precision, stages, self.device)
+        choices = choose_precisions(
+            stages, self.recipe.model, model, self.world, recorded=recorded, on_message=self.hooks.on_message
+        )
+        self.precision = to_record(choices, self.device)
+        resolved = with_precisions(stages, choices)
+        self.stages = [planned.stage for planned in resolved]
+        return resolved
 
     def _take_lock(self) -> None:
         if self.lock is None and self.world.is_first and self.out.is_dir():
@@ -221,7 +238,7 @@ class Run:
         model.set_recompute(stage.recompute)
         self.trained |= set(stage.learn)
         parallelism = choose_parallelism(self.recipe, stage, model, self.world)
-        bf16_parts = [] if parallelism == "fsdp" else parts_in_bf16(self.recipe.stages, self.trained, self.device)
+        bf16_parts = [] if parallelism == "fsdp" else parts_in_bf16(self.stages, self.trained, self.device)
         store_in_bf16(model, bf16_parts)
         options = LoaderOptions(
             self.recipe.workers, self.pixels, self.out, self.hooks.on_message, self.progress, self.stopping
@@ -329,6 +346,7 @@ class Run:
             "learnt": sorted(self.trained),
             "history": self.provenance_record,
             "measured": dict(self.validation),
+            "precision": self.precision,
         }
         trained, copy = frozenset(self.trained), copy_on_first(self.world)
         tensors = checkpoint.snapshot(trainer.model, trained, copy)
@@ -388,7 +406,7 @@ class Run:
         self, status: str, stage: str, step: int, *, reason: str = "", from_any_rank: bool = False
     ) -> None:
         if self.world.is_first or from_any_rank:
-            known = {"versions": versions(), "data": self.hashes, "device": self.device}
+            known = {"versions": versions(), "data": self.hashes, "device": self.device, "precision": self.precision}
             write_json(
                 self.out / "run.json", {"status": status, "stage": stage, "step": step, "reason": reason, **known}
             )
