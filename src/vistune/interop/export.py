@@ -131,7 +131,7 @@ def export_model(
                 f"{folder}: has adapters, which --layout {layout} cannot store",
                 "add --merge, or export --layout peft",
             )
-        merges, expected = _merge(exported, expected, out)
+        merges, expected = merge_exported(exported, expected, out)
     precision = exported.model.head.dtype
     if precision != exported.dtype:
         round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
@@ -157,7 +157,7 @@ def export_model(
     return [*merges, *rows]
 
 
-def _merge(
+def merge_exported(
     exported: ExportedModel, before: Mapping[str, ProbeResult], out: Path
 ) -> tuple[list[ParityRow], dict[str, ProbeResult]]:
     """Merge the model's adapters; return the comparison of before and after, and the results after.
