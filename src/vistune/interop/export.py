@@ -34,6 +34,7 @@ from vistune.registry import guess
 from vistune.runs import checkpoint
 from vistune.types import Spec
 
+GGUF = "gguf"  # written by interop/gguf.py
 QUANTISED_BY = {  # layout -> how to get it in 4 or 8 bits: loaders quantize while loading
     "llava-hf": "transformers quantizes it as it loads, by "
     "quantization_config=BitsAndBytesConfig(load_in_{bits}bit=True), and so does vLLM, by --quantization bitsandbytes",
@@ -177,8 +178,10 @@ def merge_exported(
 
 def refuse_unknown(layout: str) -> None:
     """Raise RecipeError for a layout that is not written."""
+    if layout == GGUF:
+        raise RecipeError("layout gguf has a call of its own, with other options", "call vistune.export_gguf")
     if layout not in QUANTISED_BY:
-        raise RecipeError(f"--layout {layout!r} is not known", guess(layout, QUANTISED_BY))
+        raise RecipeError(f"--layout {layout!r} is not known", guess(layout, (*QUANTISED_BY, GGUF)))
 
 
 def refuse_quantised(layout: str, bits: int) -> None:

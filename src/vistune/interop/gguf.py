@@ -17,7 +17,7 @@ from vistune.interop.export import exported_from, merge_exported
 from vistune.interop.gguf_file import TYPES, GgufContents, names, require_library, write_file
 from vistune.interop.gguf_language import language_metadata, language_tensors, refuse_language
 from vistune.interop.gguf_readme import modelfile, readme
-from vistune.interop.gguf_tower import Difference, refuse_tower, tower_contents, tower_differences
+from vistune.interop.gguf_tower import CLASS_POSITIONS, Difference, refuse_tower, tower_contents, tower_differences
 from vistune.interop.gguf_vocabulary import vocabulary_metadata
 from vistune.interop.parity import ParityRow, probe_ours, probes
 from vistune.interop.writers import ExportedModel
@@ -58,13 +58,16 @@ class GgufExport:
         }
 
 
-def export_gguf(folder: Path, out: Path, *, kind: str = "f16", merge: bool = False, device: str = "cpu") -> GgufExport:
+def export_gguf(
+    folder: Path, out: Path, *, kind: str = "f16", merge: bool = False, class_position: str = "last", device: str = "cpu"
+) -> GgufExport:
     """Write a model as two GGUF files with a Modelfile and a README.
 
     Args:
         folder: A model folder of vistune or of any layout that `import` reads.
         kind: A key of `TYPES`, or one of `SMALLER`, for which llama.cpp's own quantizer is called.
         merge: Merge adapters, which GGUF does not store.
+        class_position: Where llama.cpp puts the class token of the tower, one of `CLASS_POSITIONS`.
 
     Raises:
         CheckpointError: If merging changes the outputs, or the quantizer fails; OUT is not written.
@@ -73,6 +76,8 @@ def export_gguf(folder: Path, out: Path, *, kind: str = "f16", merge: bool = Fal
     """
     require_library()
     quantiser = _quantiser(kind)
+    if class_position not in CLASS_POSITIONS:
+        raise RecipeError(f"--class-position {class_position!r} is not known", guess(class_position, CLASS_POSITIONS))
     if out.exists():
         raise RecipeError(f"{out}: already exists", "give another folder")
     exported = exported_from(folder, None, device)
@@ -94,11 +99,11 @@ def export_gguf(folder: Path, out: Path, *, kind: str = "f16", merge: bool = Fal
         language=out / f"{title}-{kind}.gguf",
         projector=out / f"mmproj-{title}-{written}.gguf",
         kind=kind,
-        differences=(*tokenizer_differences, *tower_differences(exported)),
+        differences=(*tokenizer_differences, *tower_differences(exported, class_position)),
         merged=tuple(rows),
     )
     with committed_folder(out) as draft:
-        write_file(tower_contents(exported, title), draft / result.projector.name, written)
+        write_file(tower_contents(exported, title, class_position), draft / result.projector.name, written)
         write_file(language, draft / result.language.name, written)
         if quantiser is not None:
             quantise(quantiser, draft / result.language.name, kind)

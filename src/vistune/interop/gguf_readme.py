@@ -72,7 +72,9 @@ def modelfile(processor: Processor, language: str, projector: str) -> str:
     """
     texts = turn_texts(processor)
     before, gap = texts.image
-    is_image = '{{ if ge (len .Content) 7 }}{{ if and (eq (slice .Content 0 5) "[img-") (eq (slice .Content 6 7) "]") }}'
+    is_image = (
+        '{{ if ge (len .Content) 7 }}{{ if and (eq (slice .Content 0 5) "[img-") (eq (slice .Content 6 7) "]") }}'
+    )
     shown = f"{before}{{{{ slice .Content 0 7 }}}}{gap}{{{{ slice .Content 7 }}}}"
     plain = "{{ .Content }}"
     content = f"{is_image}{shown}{{{{ else }}}}{plain}{{{{ end }}}}{{{{ else }}}}{plain}{{{{ end }}}}"

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vistune.errors import RecipeError
 from vistune.interop.gguf_file import GgufContents, LazyWeight, Value, names
 from vistune.interop.writers import ExportedModel
-from vistune.model.peft_folder import LazyTensor, shape_of
+from vistune.model.peft_folder import LazyTensor
 from vistune.model.tower_shape import as_layers
 
 INSTEAD = "train with model.projector=mlp2x_gelu, or export --layout llava-hf"
-OTHERWISE = "export --layout llava-hf, and use vLLM or transformers"
+CLASS_POSITIONS = ("last", "first")  # where a build of llama.cpp puts the class token
 LAYER_NORM_EPSILON = 1e-5  # of torch's LayerNorm
 
 
@@ -52,9 +53,10 @@ def refuse_tower(exported: ExportedModel) -> None:
          "train with model.image_mode=square, or export --layout llava-hf"),
         (kind not in towers, f"llama.cpp does not know the tower {kind!r}",
          f"train with one of these towers: {', '.join(towers)}"),
-        (getattr(exported.tower_config, "hidden_act", "") not in activations,
-         f"llama.cpp's tower has no activation {getattr(exported.tower_config, 'hidden_act', '')!r}",
-         f"it has {', '.join(activations)}"),
+        (kind in towers and _activation(exported) not in activations,
+         f"llama.cpp's tower has no activation {_activation(exported)!r}", f"it has {', '.join(activations)}"),
+        (kind in towers and exported.tower_shape.prefix > 1, "llama.cpp's tower has at most one class token",
+         "train with a tower without register tokens"),
         (spec.feature_norm != "off" and several, "llama.cpp normalises only the last of several feature layers",
          "train with model.feature_norm=off"),
         (spec.feature_norm == "layer_norm" and _epsilon(exported) != LAYER_NORM_EPSILON,
@@ -65,19 +67,29 @@ def refuse_tower(exported: ExportedModel) -> None:
             raise RecipeError(f"--layout gguf: {reason}", remedy)
 
 
-def tower_differences(exported: ExportedModel) -> list[Difference]:
-    """Return how llama.cpp computes image features in another way."""
-    spec, shape = exported.spec, exported.tower_shape
+def tower_differences(exported: ExportedModel, class_position: str) -> list[Difference]:
+    """Return how llama.cpp computes image features in another way. `class_position`: one of `CLASS_POSITIONS`."""
+    spec = exported.spec
     found = []
-    if shape.prefix:
+    if exported.tower_shape.prefix:
         found.append(
             Difference(
                 "tower",
-                "builds of llama.cpp with issue 25814 put the class token behind the patches: each patch gets its "
-                "neighbour's position, the first patch is lost, and the class token becomes the last slot",
-                "use a build in which this is repaired, or train with a tower without a class token (SigLIP)",
+                "builds of llama.cpp with issue 25814 put the class token behind the patches, and give the features of "
+                "all patches but the first, then those of the class token; this file has the positions for such builds",
+                "export with --class-position first for a build in which the issue is repaired, or train with a tower "
+                "without a class token (SigLIP), whose features are exact in every build",
+            )
+            if class_position == "last"
+            else Difference(
+                "tower",
+                "builds of llama.cpp with issue 25814 put the class token behind the patches; in such a build this "
+                "file gives each patch its neighbour's position",
+                "use a build in which the issue is repaired, or export with --class-position last",
             )
         )
+    if _activation(exported) == "gelu":
+        found.append(Difference("tower", "llama.cpp computes GELU by its tanh approximation", "nothing: it is close"))
     found.append(
         Difference(
             "projector",
@@ -114,12 +126,11 @@ def tower_differences(exported: ExportedModel) -> list[Difference]:
     return found
 
 
-def tower_contents(exported: ExportedModel, title: str) -> GgufContents:
-    """Return the contents of the file with tower and projector."""
+def tower_contents(exported: ExportedModel, title: str, class_position: str) -> GgufContents:
+    """Return the contents of the file with tower and projector. `class_position`: one of `CLASS_POSITIONS`."""
     table = names()["tower"]
-    config: Any = exported.tower_config
     shape, spec, keys = exported.tower_shape, exported.spec, table["keys"]
-    activation = table["activations"][config.hidden_act]
+    activation = table["activations"][_activation(exported)]
     metadata: dict[str, Value] = {
         names()["general"]["type"]: table["type"],
         names()["general"]["name"]: title,
@@ -139,7 +150,7 @@ def tower_contents(exported: ExportedModel, title: str) -> GgufContents:
         keys["std"]: list(spec.image_std),
         keys["feature_layers"]: sorted(feature_numbers(exported)),
     }
-    tensors = {**_tower_tensors(exported), **_projector_tensors(exported)}
+    tensors = {**_tower_tensors(exported, class_position), **_projector_tensors(exported)}
     precise = frozenset({table["tensors"]["position"], table["tensors"]["patch"]})
     return GgufContents(table["architecture"], metadata, tensors, precise)
 
@@ -150,17 +161,19 @@ def feature_numbers(exported: ExportedModel) -> list[int]:
     return [depth + 1 + layer for layer in as_layers(exported.spec.feature_layer)]
 
 
-def _tower_tensors(exported: ExportedModel) -> dict[str, LazyWeight]:
+def _tower_tensors(exported: ExportedModel, class_position: str) -> dict[str, LazyWeight]:
     table = names()["tower"]
     ours: Mapping[str, str] = table["tensors"]
     theirs = table["towers"][exported.tower_config.model_type]
     norm = exported.spec.feature_norm
-    single = {theirs[part]: ours[part] for part in ("class", "position", "patch", "patch_bias") if part in theirs}
-    stems = {theirs[part]: ours[part] for part in ("pre_norm",) if part in theirs}
+    single = {theirs[part]: ours[part] for part in ("class", "patch", "patch_bias") if part in theirs}
+    stems = {theirs["pre_norm"]: ours["pre_norm"]} if "pre_norm" in theirs else {}
     if norm == "tower":
         stems[theirs["post_norm"]] = ours["post_norm"]
     layer = re.compile(re.escape(theirs["layer"]).replace(r"\{\}", "([0-9]+)"))
-    tensors: dict[str, LazyWeight] = {}
+    tensors: dict[str, LazyWeight] = {
+        ours["position"]: partial(_positions, exported, theirs["position"], class_position == "last")
+    }
     for name, tensor in exported.tower.items():
         stem, leaf = name.rpartition(".")[0] + ".", name.rpartition(".")[2]
         if name in single:
@@ -168,8 +181,14 @@ def _tower_tensors(exported: ExportedModel) -> dict[str, LazyWeight]:
         elif stem in stems:
             tensors[stems[stem] + leaf] = partial(_whole, tensor)
         elif (match := layer.match(name)) and int(match[1]) < exported.tower_shape.kept:
-            inner = theirs["layer_tensors"][stem[match.end() :]]
-            tensors[ours["layer"].format(match[1]) + inner + leaf] = partial(_whole, tensor)
+            inner = stem[match.end() :]
+            if inner not in theirs["layer_tensors"]:
+                continue  # a layer scale, which is multiplied into the tensor before it
+            scale = theirs.get("scales", {}).get(inner)
+            read = partial(_whole, tensor)
+            if scale is not None:
+                read = partial(_scaled, tensor, exported.tower[match[0] + scale])
+            tensors[ours["layer"].format(match[1]) + theirs["layer_tensors"][inner] + leaf] = read
     if norm == "layer_norm":
         like = next(tensor for name, tensor in exported.tower.items() if name.endswith("norm1.weight"))
         tensors[ours["post_norm"] + "weight"] = lambda: like[...].float() * 0 + 1
@@ -197,8 +216,31 @@ def _reordered(weight: Tensor, order: list[int]) -> Tensor:
     return columns[:, order].reshape(weight.shape)
 
 
+def _positions(exported: ExportedModel, name: str, class_last: bool) -> Tensor:
+    """Return the position embeddings (tokens, width) for the tower's side; the class token's is first or last."""
+    shape = exported.tower_shape
+    positions = exported.tower[name][...].float().reshape(-1, shape.hidden)
+    if len(positions) != shape.tokens:  # the tower interpolates them for images of another size than its config's
+        embeddings: Any = exported.model.vision.towers[0].body.embeddings
+        patches = torch.zeros(1, shape.tokens, shape.hidden)
+        positions = embeddings.interpolate_pos_encoding(patches, shape.side, shape.side).detach().float().cpu()[0]
+    return positions.roll(-1, 0) if class_last and shape.prefix else positions
+
+
+def _scaled(tensor: LazyTensor, scale: LazyTensor) -> Tensor:
+    """Return a layer's output weight or bias times its layer scale (output width,)."""
+    factor = scale[...].float()
+    whole = tensor[...].float()
+    return whole * (factor[:, None] if whole.ndim == 2 else factor)
+
+
 def _whole(tensor: LazyTensor) -> Tensor:
-    return tensor[...]
+    whole = tensor[...]
+    return whole.reshape(-1) if whole.shape[:2] == (1, 1) else whole  # DINOv2's class token is (1, 1, width)
+
+
+def _activation(exported: ExportedModel) -> str:
+    return str(getattr(exported.tower_config, "hidden_act", ""))
 
 
 def _epsilon(exported: ExportedModel) -> float:

@@ -61,9 +61,7 @@ def chat_template(processor: Processor) -> str:
     if source.count(PICTURE) == 1:
         return prelude + source.replace(PICTURE, "set picture = media.mark")
     mark = json.dumps(getattr(processor.tokenizer, "image_token", None) or IMAGE)
-    return (
-        f"{prelude}{{%- set rendered -%}}{source}{{%- endset -%}}{{{{- rendered | replace({mark}, media.mark) -}}}}"
-    )
+    return f"{prelude}{{%- set rendered -%}}{source}{{%- endset -%}}{{{{- rendered | replace({mark}, media.mark) -}}}}"
 
 
 def _byte_pairs(tree: Mapping[str, Any], processor: Processor) -> tuple[dict[str, Value], list[Difference]]:
@@ -73,8 +71,11 @@ def _byte_pairs(tree: Mapping[str, Any], processor: Processor) -> tuple[dict[str
     pre, differences = _pre_tokenizer(tree)
     if tree["normalizer"] is not None:
         differences.append(
-            Difference("tokenizer", "llama.cpp does not normalise text as this tokenizer does (NFC)",
-                       "give it text in NFC, which most text is")  # fmt: skip
+            Difference(
+                "tokenizer",
+                "llama.cpp does not normalise text as this tokenizer does (NFC)",
+                "give it text in NFC, which most text is",
+            )
         )
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     if any(pair.count(" ") != 1 for pair in merges):
@@ -191,7 +192,7 @@ def _tokens(tree: Mapping[str, Any], rows: int) -> list[str]:
 def _types(tree: Mapping[str, Any], rows: int) -> list[int]:
     types: Mapping[str, int] = names()["vocabulary"]["types"]
     numbers = set(tree["model"]["vocab"].values())
-    kinds = {number: types["normal"] for number in numbers}
+    kinds = dict.fromkeys(numbers, types["normal"])
     if tree["model"].get("byte_fallback"):
         kinds |= {
             tree["model"]["vocab"][f"<0x{byte:02X}>"]: types["byte"]
