@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +70,14 @@ def save_language(folder: Path, kind: str, tokenizer: Callable[[Path], None] = m
 
 def save_tower(folder: Path, kind: str, **changes: Any) -> None:
     """Write a tower of random weights, none of them zero or one, with its image processor."""
-    from transformers import AutoConfig, AutoModel, CLIPImageProcessorPil, CLIPVisionModel, SiglipImageProcessorPil
-    from transformers import SiglipVisionModel
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        CLIPImageProcessorPil,
+        CLIPVisionModel,
+        SiglipImageProcessorPil,
+        SiglipVisionModel,
+    )
 
     torch.manual_seed(3)
     config = AutoConfig.for_model(kind, **{**TOWER, "image_size": SIDE, **changes})
@@ -133,6 +142,18 @@ def furthest(ours: Assistant, server: LlamaServer, question: str, *images: Image
     answer = ours.chat(asked(question, *images), max_tokens=12)
     assert reply.text.strip() == answer.text
     return max(abs(value - float(mine[token])) for token, value in reply.first.items())
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let every write behind `size` bytes of a file fail, as on a full disk."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -309,13 +330,8 @@ def test_nothing_is_left_behind(saved: Make, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(RecipeError, match="q4_k_m needs llama-quantize"):
         export_gguf(folder, out, kind="q4_k_m")
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("gguf.GGUFWriter.write_tensor_data", full)
-        with pytest.raises(DiskError, match=r"mmproj-.*gguf: cannot be written: No space left on device"):
-            export_gguf(folder, out)
+    with files_of_at_most(20_000), pytest.raises(DiskError, match="out: cannot be written: "):
+        export_gguf(folder, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["language", "model", "vision"]
     out.mkdir()
     with pytest.raises(RecipeError, match="out: already exists"):
@@ -348,7 +364,11 @@ def test_the_files_for_ollama_say_what_the_template_writes(saved: Make, tmp_path
     assert "USER: {{ end }}" in written
     assert " ASSISTANT:" in written
     readme = (tmp_path / "out" / "README.md").read_text()
-    for command in ("llama-server -m model-f16.gguf --mmproj mmproj-model-f16.gguf", "llama-mtmd-cli -m", "ollama create"):
+    for command in (
+        "llama-server -m model-f16.gguf --mmproj mmproj-model-f16.gguf",
+        "llama-mtmd-cli -m",
+        "ollama create",
+    ):
         assert command in readme
     assert all(item.what in readme for item in exported.differences)
 

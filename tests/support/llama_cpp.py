@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from PIL import Image
 
@@ -43,11 +42,7 @@ class LlamaServer:
         self.server = engine.Server(settings)
 
     def post(self, path: str, body: Any) -> Any:
-        request = urllib.request.Request(
-            self.server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=120) as response:
-            return json.loads(response.read())
+        return httpx2.post(self.server.listening_address + path, json=body, timeout=120).raise_for_status().json()
 
     def ask(self, question: str, *images: Image.Image, tokens: int = 12) -> Reply:
         """Return the greedy answer to a question about images."""

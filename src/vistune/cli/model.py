@@ -303,11 +303,14 @@ def export(
         ),
     ] = None,
     kind: Annotated[
-        str, typer.Option("--type", help="gguf: type of the weights: f32, f16, bf16, q8_0, or q4_k_m by llama-quantize.")
+        str,
+        typer.Option("--type", help="gguf: type of the weights: f32, f16, bf16, q8_0, or q4_k_m by llama-quantize."),
     ] = "f16",
     class_position: Annotated[
         str,
-        typer.Option(help="gguf: where your build of llama.cpp puts a tower's class token: last (issue 25814) or first."),
+        typer.Option(
+            help="gguf: where your build of llama.cpp puts a tower's class token: last (issue 25814) or first."
+        ),
     ] = "last",
     as_json: Json = False,
 ) -> None:

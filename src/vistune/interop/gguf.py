@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vistune.errors import CheckpointError, RecipeError
+from vistune.errors import CheckpointError, DiskError, RecipeError
 from vistune.files import committed_folder, write_atomic
 from vistune.interop.export import exported_from, merge_exported
 from vistune.interop.gguf_file import TYPES, GgufContents, names, require_library, write_file
@@ -59,7 +59,13 @@ class GgufExport:
 
 
 def export_gguf(
-    folder: Path, out: Path, *, kind: str = "f16", merge: bool = False, class_position: str = "last", device: str = "cpu"
+    folder: Path,
+    out: Path,
+    *,
+    kind: str = "f16",
+    merge: bool = False,
+    class_position: str = "last",
+    device: str = "cpu",
 ) -> GgufExport:
     """Write a model as two GGUF files with a Modelfile and a README.
 
@@ -102,12 +108,19 @@ def export_gguf(
         differences=(*tokenizer_differences, *tower_differences(exported, class_position)),
         merged=tuple(rows),
     )
-    with committed_folder(out) as draft:
-        write_file(tower_contents(exported, title, class_position), draft / result.projector.name, written)
-        write_file(language, draft / result.language.name, written)
-        if quantiser is not None:
-            quantise(quantiser, draft / result.language.name, kind)
-        _write_texts(exported, result, draft)
+    projector = tower_contents(exported, title, class_position)
+    try:
+        with committed_folder(out) as draft:
+            write_file(projector, draft / result.projector.name, written)
+            write_file(language, draft / result.language.name, written)
+            if quantiser is not None:
+                quantise(quantiser, draft / result.language.name, kind)
+            _write_texts(exported, result, draft)
+    except DiskError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DiskError(f"{out}: cannot be written: {reason}", "free disk space, then export again") from error
     return result
 
 

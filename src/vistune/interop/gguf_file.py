@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from vistune.errors import RecipeError
-from vistune.runs.checkpoint import disk_errors
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
@@ -66,8 +65,6 @@ def write_file(contents: GgufContents, path: Path, kind: str) -> None:
     Args:
         kind: A key of `TYPES`. Vectors, and what `precise` names, stay in f32. A matrix whose rows q8_0 cannot divide
             into blocks is written in f16.
-
-    Raises DiskError if the file cannot be written.
     """
     import gguf
     import numpy as np
@@ -88,16 +85,15 @@ def write_file(contents: GgufContents, path: Path, kind: str) -> None:
         block, block_bytes = gguf.GGML_QUANT_SIZES[kinds[name]]
         size = shape.numel() // block * block_bytes
         writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=kinds[name])
-    with disk_errors(path):
-        try:
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for name, read in contents.tensors.items():
-                values = read().detach().float().cpu().contiguous().numpy()
-                writer.write_tensor_data(gguf.quants.quantize(values, kinds[name]))
-        finally:
-            writer.close()
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, read in contents.tensors.items():
+            values = read().detach().float().cpu().contiguous().numpy()
+            writer.write_tensor_data(gguf.quants.quantize(values, kinds[name]))
+    finally:
+        writer.close()
 
 
 def tensor_type(name: str, shape: Sequence[int], kind: str, precise: frozenset[str]) -> GGMLQuantizationType:

@@ -18,7 +18,7 @@ from vistune.processor.tokenizer_template import IMAGE, TokenizerTemplate
 
 SPACE = "▁"  # SentencePiece's
 REMEDY = "train with a language model whose tokenizer llama.cpp knows (Llama, Qwen, SmolLM, Mistral, Gemma)"
-ALIKE = 0.8  # share of the probe texts that the nearest pre-tokenizer must split as the model's own
+ALIKE = 0.95  # share of the probe texts that the nearest pre-tokenizer must split as the model's own
 PICTURE = f"set picture = {json.dumps(IMAGE)}"  # how our Jinja sources name the image's mark
 # Texts on which pre-tokenizers are compared, next to the words of the vocabulary.
 PROBES = (
@@ -105,22 +105,16 @@ def _pre_tokenizer(tree: Mapping[str, Any]) -> tuple[str, list[Difference]]:
         differing = [text for text, one, two in zip(texts, ids, other, strict=True) if one != two]
         shares[name], example[name] = 1 - len(differing) / len(texts), (differing or [""])[0]
     best = max(shares, key=shares.__getitem__)
-    if shares[best] == 1:
-        return best, []
+    differing_share = f"{best} gives other tokens for {100 * (1 - shares[best]):.1f} % of {len(texts)} words and texts"
     if shares[best] < ALIKE:
         raise RecipeError(
-            f"--layout gguf: llama.cpp has no pre-tokenizer that splits text as this tokenizer does; the nearest, "
-            f"{best}, gives other tokens for {100 * (1 - shares[best]):.0f} % of {len(texts)} texts",
+            "--layout gguf: llama.cpp has no pre-tokenizer that splits text as this tokenizer does; the nearest, "
+            f"{differing_share}",
             REMEDY,
         )
-    return best, [
-        Difference(
-            "tokenizer",
-            f"llama.cpp has no pre-tokenizer that splits text as this tokenizer does; {best} gives other tokens for "
-            f"{100 * (1 - shares[best]):.1f} % of {len(texts)} words and texts, for example {example[best]!r}",
-            REMEDY,
-        )
-    ]
+    shown = f", for example {example[best]!r}" if example[best] else ""
+    what = f"llama.cpp has no pre-tokenizer that splits text as this tokenizer does; {differing_share}{shown}"
+    return best, [Difference("tokenizer", what, REMEDY)]
 
 
 def _words(tree: Mapping[str, Any]) -> list[str]:
@@ -136,11 +130,13 @@ def _ids(tree: Mapping[str, Any], texts: Sequence[str]) -> list[list[int]]:
 
 
 def _without_offsets(tree: Any) -> Any:
-    """Remove what does not change tokens: `trim_offsets`, and the space that only a first word would get."""
+    """Remove what does not change tokens: `trim_offsets`, and sequences of one pre-tokenizer."""
     if isinstance(tree, list):
         return [_without_offsets(part) for part in tree]
     if not isinstance(tree, dict):
         return tree
+    if tree.get("type") == "Sequence" and len(tree["pretokenizers"]) == 1:
+        return _without_offsets(tree["pretokenizers"][0])
     return {key: _without_offsets(value) for key, value in tree.items() if key != "trim_offsets"}
 
 
