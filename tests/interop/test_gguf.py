@@ -59,13 +59,24 @@ SIDE = 32
 
 
 def save_language(folder: Path, kind: str, tokenizer: Callable[[Path], None] = make_tokenizer) -> None:
+    """Write a language model of random weights whose answers have only tokens that are text by themselves.
+
+    A server keeps the bytes of an unfinished character back, and with them their log-probabilities.
+    """
     from transformers import AutoConfig
 
     folder.mkdir(parents=True)
     tokenizer(folder)
     architecture, changes = LANGUAGES[kind]
-    rows = len(load_tokenizer(str(folder)))
-    tiny_from(AutoConfig.for_model(architecture, **{**SIZE, "vocab_size": rows, **changes})).save_pretrained(folder)
+    saved_tokenizer = load_tokenizer(str(folder))
+    rows = len(saved_tokenizer)
+    model = tiny_from(AutoConfig.for_model(architecture, **{**SIZE, "vocab_size": rows, **changes}))
+    silent = [number for number in range(rows) if not saved_tokenizer.decode([number], skip_special_tokens=True).isascii()
+              or not saved_tokenizer.decode([number], skip_special_tokens=True).isprintable()
+              or number in saved_tokenizer.all_special_ids]  # fmt: skip
+    with torch.no_grad():
+        model.get_output_embeddings().weight[silent] = 0
+    model.save_pretrained(folder)
 
 
 def save_tower(folder: Path, kind: str, **changes: Any) -> None:
@@ -133,13 +144,13 @@ def asked(question: str, *images: Image.Image) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
 
 
-def furthest(ours: Assistant, server: LlamaServer, question: str, *images: Image.Image) -> float:
+def furthest(ours: Assistant, server: LlamaServer, question: str, *images: Image.Image, tokens: int = 12) -> float:
     """Return the largest difference of a log-probability at the first token; the answers must be equal."""
-    reply = server.ask(question, *images)
+    reply = server.ask(question, *images, tokens=tokens)
     logits = ours.logits(asked(question, *images))
     assert reply.prompt_tokens == len(logits)
     mine = torch.log_softmax(logits[-1].float(), dim=-1)
-    answer = ours.chat(asked(question, *images), max_tokens=12)
+    answer = ours.chat(asked(question, *images), max_tokens=tokens)
     assert reply.text.strip() == answer.text
     return max(abs(value - float(mine[token])) for token, value in reply.first.items())
 
@@ -165,7 +176,8 @@ def test_language_models_give_the_same_answers_in_llama_cpp(saved: Make, tmp_pat
     exact = 5e-3 if language == "gemma3" else 1e-4  # llama.cpp rounds Gemma's GELU to f16
     assert max(furthest(ours, server, question) for question in QUESTIONS) < exact
     assert max(furthest(ours, server, question, image) for question in QUESTIONS) < 2e-2
-    assert [item.stage for item in exported.differences] == ["projector", "resize"]
+    stages = [item.stage for item in exported.differences if item.stage != "tokenizer"]  # Qwen2's normalises text
+    assert stages == ["projector", "resize"]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +236,8 @@ def test_a_tower_with_a_class_token_is_computed_with_the_named_difference(
         return torch.cat([with_class[:, 2:], with_class[:, :1]], dim=1)
 
     ours.model.vision._features = as_in_llama_cpp  # type: ignore[method-assign]
-    assert max(furthest(ours, server, question, image) for question in QUESTIONS) < 2e-2
+    tokens = 3 if tower == "dinov2" else 12  # its GELU is approximated, and later tokens of random models are near ties
+    assert max(furthest(ours, server, question, image, tokens=tokens) for question in QUESTIONS) < 2e-2
 
 
 def test_the_class_token_can_come_first(saved: Make, tmp_path: Path) -> None:
@@ -268,7 +281,6 @@ def test_smaller_types_are_near(saved: Make, tmp_path: Path, kind: str) -> None:
         ({"projector": "pool2x2_mlp2x_gelu"}, "no projector pool2x2_mlp2x_gelu"),
         ({"image_mode": "anyres"}, "newline vector.*model.image_mode=square"),
         ({"tower": "clip_vision_model", "feature_tokens": "cls_patch"}, "drops the class token"),
-        ({"tower": "clip_vision_model", "space": "joint", "feature_layer": -1}, "no joint space"),
         ({"tower": "vit"}, "does not know the tower 'vit'.*siglip_vision_model"),
         ({"feature_norm": "layer_norm"}, "tower's epsilon"),
         ({"feature_norm": "tower", "feature_layer": (-1, -2)}, "only the last of several feature layers"),

@@ -16,9 +16,12 @@ from vistune.interop.gguf_file import GgufContents, LazyWeight, Value, names
 from vistune.interop.writers import ExportedModel
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.tower_shape import as_layers
+from vistune.types import Spec
 
 INSTEAD = "train with model.projector=mlp2x_gelu, or export --layout llava-hf"
 CLASS_POSITIONS = ("last", "first")  # where a build of llama.cpp puts the class token
+PADDING = (122, 116, 104)  # colour with which llama.cpp pads for this projector
+BICUBIC = 3  # Pillow's number
 LAYER_NORM_EPSILON = 1e-5  # of torch's LayerNorm
 
 
@@ -69,60 +72,59 @@ def refuse_tower(exported: ExportedModel) -> None:
 
 def tower_differences(exported: ExportedModel, class_position: str) -> list[Difference]:
     """Return how llama.cpp computes image features in another way. `class_position`: one of `CLASS_POSITIONS`."""
-    spec = exported.spec
-    found = []
-    if exported.tower_shape.prefix:
-        found.append(
-            Difference(
-                "tower",
-                "builds of llama.cpp with issue 25814 put the class token behind the patches, and give the features of "
-                "all patches but the first, then those of the class token; this file has the positions for such builds",
-                "export with --class-position first for a build in which the issue is repaired, or train with a tower "
-                "without a class token (SigLIP), whose features are exact in every build",
-            )
-            if class_position == "last"
-            else Difference(
-                "tower",
-                "builds of llama.cpp with issue 25814 put the class token behind the patches; in such a build this "
-                "file gives each patch its neighbour's position",
-                "use a build in which the issue is repaired, or export with --class-position last",
-            )
-        )
+    found = [_class_token(class_position)] if exported.tower_shape.prefix else []
     if _activation(exported) == "gelu":
         found.append(Difference("tower", "llama.cpp computes GELU by its tanh approximation", "nothing: it is close"))
-    found.append(
-        Difference(
-            "projector",
-            "llama.cpp computes GELU by its tanh approximation, rounded to f16",
-            "nothing: features differ by about 0.001",
+    rounded = "llama.cpp computes GELU by its tanh approximation, rounded to f16"
+    found.append(Difference("projector", rounded, "nothing: features differ by about 0.001"))
+    return [*found, *_resizing(exported.spec)]
+
+
+def _class_token(position: str) -> Difference:
+    misplaced = "builds of llama.cpp with issue 25814 put the class token behind the patches"
+    if position == "first":
+        return Difference(
+            "tower",
+            f"{misplaced}; there, this file gives each patch its neighbour's position",
+            "use a build in which the issue is repaired, or export with --class-position last",
         )
+    return Difference(
+        "tower",
+        f"{misplaced}, and use the features of all patches but the first, then those of the class token; this file has "
+        "the positions for such builds",
+        "for a build in which the issue is repaired, export with --class-position first; SigLIP has no class token",
     )
-    if spec.image_mode != "pad":
+
+
+def _resizing(spec: Spec) -> list[Difference]:
+    """Return how llama.cpp fits images to the tower's square in another way."""
+    side = f"{spec.image_side}x{spec.image_side}"
+    prepared = f"give it images of {side} pixels"
+    found = []
+    if spec.image_mode == "pad":
+        colour = tuple(int(mean * 255) for mean in spec.image_mean)
+        found.append(
+            Difference(
+                "resize",
+                f"llama.cpp resizes an image that is not square and pads it with the colour {PADDING}; this model pads "
+                f"first, with {colour}",
+                "nothing: only pixels at the padding differ" if colour == PADDING else prepared,
+            )
+        )
+    else:
         own = "stretches it" if spec.image_fit == "stretch" else "cuts out its centre"
         found.append(
             Difference(
                 "resize",
                 f"llama.cpp pads an image that is not square; this model {own}",
-                f"give it square images, best of {spec.image_side}x{spec.image_side} pixels, or train with "
-                "model.image_mode=pad",
+                f"give it square images, best of {side} pixels, or train with model.image_mode=pad",
             )
         )
-    else:
-        found.append(
-            Difference(
-                "resize",
-                "llama.cpp resizes an image that is not square before it pads it; this model pads first",
-                "nothing: the pixels next to the edge differ slightly",
-            )
-        )
-    if spec.image_resample != 3:
-        found.append(
-            Difference(
-                "resize",
-                "llama.cpp resizes by bicubic interpolation, this model otherwise",
-                f"give it images of {spec.image_side}x{spec.image_side} pixels",
-            )
-        )
+        if spec.image_resize not in (0, spec.image_side):
+            own = f"resizes to {spec.image_resize} pixels and cuts out the centre"
+            found.append(Difference("resize", f"llama.cpp resizes to {side} pixels; this model {own}", prepared))
+    if spec.image_resample != BICUBIC:
+        found.append(Difference("resize", "llama.cpp resizes by bicubic interpolation, this model otherwise", prepared))
     return found
 
 
@@ -244,4 +246,4 @@ def _activation(exported: ExportedModel) -> str:
 
 
 def _epsilon(exported: ExportedModel) -> float:
-    return float(exported.tower_config.layer_norm_eps)
+    return float(getattr(exported.tower_config, "layer_norm_eps", 0.0))
