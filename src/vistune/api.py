@@ -555,7 +555,7 @@ class GgufOptions(TypedDict, total=False):
 def export_gguf(model: Path, out: Path, **options: Unpack[GgufOptions]) -> GgufExport:
     """Write a model as two GGUF files for llama.cpp and Ollama, with a Modelfile and a README.
 
-    Returns the files, and what llama.cpp computes in another way than the model.
+    Returns the files, and the known differences between llama.cpp and the model.
     """
     from vistune.interop.gguf import export_gguf as write_gguf
     from vistune.model.precision import resolve_device

@@ -71,9 +71,8 @@ def save_language(folder: Path, kind: str, tokenizer: Callable[[Path], None] = m
     saved_tokenizer = load_tokenizer(str(folder))
     rows = len(saved_tokenizer)
     model = tiny_from(AutoConfig.for_model(architecture, **{**SIZE, "vocab_size": rows, **changes}))
-    silent = [number for number in range(rows) if not saved_tokenizer.decode([number], skip_special_tokens=True).isascii()
-              or not saved_tokenizer.decode([number], skip_special_tokens=True).isprintable()
-              or number in saved_tokenizer.all_special_ids]  # fmt: skip
+    texts = [saved_tokenizer.decode([number], skip_special_tokens=True) for number in range(rows)]
+    silent = [number for number, text in enumerate(texts) if not (text and text.isascii() and text.isprintable())]
     with torch.no_grad():
         model.get_output_embeddings().weight[silent] = 0
     model.save_pretrained(folder)

@@ -179,7 +179,7 @@ def merge_exported(
 def refuse_unknown(layout: str) -> None:
     """Raise RecipeError for a layout that is not written."""
     if layout == GGUF:
-        raise RecipeError("layout gguf has a call of its own, with other options", "call vistune.export_gguf")
+        raise RecipeError("layout gguf has a separate call with other options", "call vistune.export_gguf")
     if layout not in QUANTISED_BY:
         raise RecipeError(f"--layout {layout!r} is not known", guess(layout, (*QUANTISED_BY, GGUF)))
 

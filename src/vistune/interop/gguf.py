@@ -37,7 +37,7 @@ class GgufExport:
         language: File with the language model, tokenizer and chat template.
         projector: File with vision tower and projector.
         kind: Type of the language model's weights.
-        differences: What llama.cpp computes in another way than this model.
+        differences: The known differences between llama.cpp and this model.
         merged: Comparison of the model before and after its adapters were merged.
     """
 
@@ -156,7 +156,7 @@ def quantise(program: str, path: Path, kind: str) -> None:
     """Replace an f16 file by its quantized form. Raises CheckpointError with the program's last line if it fails."""
     whole = path.with_suffix(".f16")
     path.rename(whole)
-    done = subprocess.run(  # noqa: S603 - the program that the user has installed, with paths of our own
+    done = subprocess.run(  # noqa: S603 - the program that the user has installed, with paths from here
         [program, str(whole), str(path), kind.upper()], capture_output=True, text=True, check=False
     )
     if done.returncode or not path.is_file():

@@ -63,8 +63,8 @@ def write_file(contents: GgufContents, path: Path, kind: str) -> None:
     """Write a GGUF file; one tensor at a time is in memory.
 
     Args:
-        kind: A key of `TYPES`. Vectors, and what `precise` names, stay in f32. A matrix whose rows q8_0 cannot divide
-            into blocks is written in f16.
+        kind: A key of `TYPES`. Vectors and the matrices in `precise` stay in f32. A matrix whose rows q8_0 cannot
+            divide into blocks is written in f16.
     """
     import gguf
     import numpy as np

@@ -1,4 +1,4 @@
-"""Describe a language model as llama.cpp reads it: metadata, tensors, and what llama.cpp cannot compute."""
+"""Describe a language model as llama.cpp reads it: metadata and tensors. Refuse models that it computes differently."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _reject_gemma3(config: Any) -> str:
 def _reject_smollm3(config: Any) -> str:
     expected = [int(number % NO_ROPE_EVERY != 0) for number in range(1, config.num_hidden_layers + 1)]
     if list(config.no_rope_layers) != expected:
-        return f"no_rope_layers: llama.cpp leaves out every {NO_ROPE_EVERY}th layer"
+        return f"no_rope_layers: llama.cpp rotates all layers but every {NO_ROPE_EVERY}th"
     return "use_sliding_window" if config.use_sliding_window else ""
 
 
@@ -127,7 +127,7 @@ def language_metadata(model: VisionLanguageModel, family: Family) -> dict[str, V
         "rope_base": float(rope["rope_theta"]),
     }
     if config.model_type == "gemma3_text":
-        values["sliding_window"] = int(window)
+        values["sliding_window"] = int(config.sliding_window)
     kind = rope.get("rope_type", "default")
     if kind in ("linear", "yarn"):
         values |= {"rope_type": kind, "rope_factor": float(rope["factor"])}
@@ -168,8 +168,8 @@ def language_name(name: str, *, gemma: bool) -> str:
     before, after = table["layer"][0].split("{}")
     number, _, inner = name.removeprefix(before).partition(after)
     layer_tensors = {**table["layer_tensors"], **(table["gemma3_tensors"] if gemma else {})}
-    stem, _, leaf = inner.rpartition(".")
-    ours = layer_tensors.get(f"{stem}.")
+    prefix, _, leaf = inner.rpartition(".")
+    ours = layer_tensors.get(f"{prefix}.")
     if not name.startswith(before) or ours is None:
         raise RecipeError(
             f"--layout gguf: llama.cpp has no name for the language model's tensor {name}",
@@ -185,19 +185,21 @@ def interleaved(tensor: Tensor, heads: int) -> Tensor:
 
 
 def rope_factors(config: Any) -> Tensor:
-    """Return by what Llama 3.1 divides each frequency of its rotary embedding, (head width / 2,)."""
+    """Return the divisors (head width / 2,) of the frequencies of Llama 3.1's rotary embedding."""
     rope = _rope(config)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     low, high, length = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
     wavelengths = 2 * math.pi * rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
     smooth = ((length / wavelengths - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - smooth) / rope["factor"] + smooth)).float()
+    factors: Tensor = 1 / ((1 - smooth) / rope["factor"] + smooth)
+    return factors.float()
 
 
 def _rope(config: Any) -> Mapping[str, Any]:
-    """Return the settings of the rotary embedding; of Gemma 3, those of the layers that attend to everything."""
+    """Return the settings of the rotary embedding. Gemma 3 has two kinds of layers: return those without a window."""
     rope: Mapping[str, Any] = config.rope_parameters
-    return rope.get("full_attention", rope)
+    full: Mapping[str, Any] = rope.get("full_attention", rope)
+    return full
 
 
 def _same(tensor: Tensor) -> Tensor:

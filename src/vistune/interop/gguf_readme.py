@@ -13,19 +13,19 @@ from vistune.processor.templates import BOS, EOS, Control, Piece, TextPiece
 from vistune.types import ImageRef, Message
 
 MARK = "\ue000"  # stands for the text of a message in a rendered conversation
-PICTURE = "\ue001"
+IMAGE = "\ue001"
 CONTEXT = 2048  # tokens that the commands give to a conversation
 
 
 @dataclass(frozen=True, slots=True)
 class TurnTexts:
-    """What a chat template writes around the texts of a conversation.
+    """Texts that a chat template writes around those of a conversation.
 
     Attributes:
         head: Before the first question.
         system: Before and behind a system message that replaces the default; None if the template takes none.
-        middle: Between a question and the place where the model answers.
-        lead: Between that place and an answer.
+        middle: Between a question and the beginning of the answer.
+        lead: Between `middle` and the text of an answer.
         next: Between an answer and the next question.
         image: Before and behind an image at the front of a question.
     """
@@ -44,7 +44,7 @@ def turn_texts(processor: Processor) -> TurnTexts:
     head, middle = _rendered(processor, question).split(MARK)
     _, answered, following, _ = _rendered(processor, question, answer, question).split(MARK)
     shown = _rendered(processor, Message("user", (ImageRef(Path("image")), MARK)))
-    before, gap = shown.split(MARK)[0].split(PICTURE)
+    before, gap = shown.split(MARK)[0].split(IMAGE)
     system = None
     if getattr(processor.template, "takes_system", True):
         opening, closing, _ = _rendered(processor, Message("system", (MARK,)), question).split(MARK)
@@ -55,12 +55,16 @@ def turn_texts(processor: Processor) -> TurnTexts:
 def _rendered(processor: Processor, *messages: Message) -> str:
     """Return a conversation as text, without the token that llama.cpp puts before every text."""
     tokenizer = processor.tokenizer
-    named = {BOS: str(tokenizer.bos_token or ""), EOS: str(tokenizer.eos_token or "")}
+    special = {BOS: tokenizer.bos_token_id, EOS: tokenizer.eos_token_id}
+    named = {
+        key: "" if number is None else "".join(tokenizer.convert_ids_to_tokens([number]))
+        for key, number in special.items()
+    }
 
     def text_of(piece: Piece) -> str:
         if isinstance(piece, TextPiece):
             return piece.text
-        return named.get(piece.token, piece.token) if isinstance(piece, Control) else PICTURE
+        return named.get(piece.token, piece.token) if isinstance(piece, Control) else IMAGE
 
     return "".join(map(text_of, processor.template.render(messages))).removeprefix(named[BOS] or "\0")
 
@@ -102,14 +106,14 @@ def readme(processor: Processor, language: str, projector: str, differences: Seq
 
 ```bash
 llama-server -m {language} --mmproj {projector} -c {CONTEXT} --temp 0
-llama-mtmd-cli -m {language} --mmproj {projector} --image photo.jpg -p "What is in the picture?" --jinja --temp 0
+llama-mtmd-cli -m {language} --mmproj {projector} --image photo.jpg -p "What is shown?" --jinja --temp 0
 ollama create my-model -f Modelfile
 ```
 
 `{language}` is the language model with tokenizer and chat template. `{projector}` is the vision tower with the
 projector; it takes images of {side}x{side} pixels.
 
-llama.cpp computes this model in another way than vistune in these places:
+llama.cpp computes this model differently from vistune:
 
 {listed}
 """

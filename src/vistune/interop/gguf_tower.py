@@ -32,7 +32,7 @@ class Difference:
     Attributes:
         stage: template, tokenizer, resize, tower, projector, language model or sampler.
         what: The difference.
-        remedy: What to do about it.
+        remedy: How to avoid it.
     """
 
     stage: str
@@ -72,12 +72,14 @@ def refuse_tower(exported: ExportedModel) -> None:
 
 def tower_differences(exported: ExportedModel, class_position: str) -> list[Difference]:
     """Return how llama.cpp computes image features in another way. `class_position`: one of `CLASS_POSITIONS`."""
-    found = [_class_token(class_position)] if exported.tower_shape.prefix else []
+    differences = [_class_token(class_position)] if exported.tower_shape.prefix else []
     if _activation(exported) == "gelu":
-        found.append(Difference("tower", "llama.cpp computes GELU by its tanh approximation", "nothing: it is close"))
+        differences.append(
+            Difference("tower", "llama.cpp computes GELU by its tanh approximation", "nothing: it is close")
+        )
     rounded = "llama.cpp computes GELU by its tanh approximation, rounded to f16"
-    found.append(Difference("projector", rounded, "nothing: features differ by about 0.001"))
-    return [*found, *_resizing(exported.spec)]
+    differences.append(Difference("projector", rounded, "nothing: features differ by about 0.001"))
+    return [*differences, *_resizing(exported.spec)]
 
 
 def _class_token(position: str) -> Difference:
@@ -100,10 +102,10 @@ def _resizing(spec: Spec) -> list[Difference]:
     """Return how llama.cpp fits images to the tower's square in another way."""
     side = f"{spec.image_side}x{spec.image_side}"
     prepared = f"give it images of {side} pixels"
-    found = []
+    differences = []
     if spec.image_mode == "pad":
         colour = tuple(int(mean * 255) for mean in spec.image_mean)
-        found.append(
+        differences.append(
             Difference(
                 "resize",
                 f"llama.cpp resizes an image that is not square and pads it with the colour {PADDING}; this model pads "
@@ -113,7 +115,7 @@ def _resizing(spec: Spec) -> list[Difference]:
         )
     else:
         own = "stretches it" if spec.image_fit == "stretch" else "cuts out its centre"
-        found.append(
+        differences.append(
             Difference(
                 "resize",
                 f"llama.cpp pads an image that is not square; this model {own}",
@@ -122,10 +124,12 @@ def _resizing(spec: Spec) -> list[Difference]:
         )
         if spec.image_resize not in (0, spec.image_side):
             own = f"resizes to {spec.image_resize} pixels and cuts out the centre"
-            found.append(Difference("resize", f"llama.cpp resizes to {side} pixels; this model {own}", prepared))
+            differences.append(Difference("resize", f"llama.cpp resizes to {side} pixels; this model {own}", prepared))
     if spec.image_resample != BICUBIC:
-        found.append(Difference("resize", "llama.cpp resizes by bicubic interpolation, this model otherwise", prepared))
-    return found
+        differences.append(
+            Difference("resize", "llama.cpp resizes by bicubic interpolation, this model otherwise", prepared)
+        )
+    return differences
 
 
 def tower_contents(exported: ExportedModel, title: str, class_position: str) -> GgufContents:
@@ -169,21 +173,21 @@ def _tower_tensors(exported: ExportedModel, class_position: str) -> dict[str, La
     theirs = table["towers"][exported.tower_config.model_type]
     norm = exported.spec.feature_norm
     single = {theirs[part]: ours[part] for part in ("class", "patch", "patch_bias") if part in theirs}
-    stems = {theirs["pre_norm"]: ours["pre_norm"]} if "pre_norm" in theirs else {}
+    prefixes = {theirs["pre_norm"]: ours["pre_norm"]} if "pre_norm" in theirs else {}
     if norm == "tower":
-        stems[theirs["post_norm"]] = ours["post_norm"]
+        prefixes[theirs["post_norm"]] = ours["post_norm"]
     layer = re.compile(re.escape(theirs["layer"]).replace(r"\{\}", "([0-9]+)"))
     tensors: dict[str, LazyWeight] = {
         ours["position"]: partial(_positions, exported, theirs["position"], class_position == "last")
     }
     for name, tensor in exported.tower.items():
-        stem, leaf = name.rpartition(".")[0] + ".", name.rpartition(".")[2]
+        prefix, leaf = name.rpartition(".")[0] + ".", name.rpartition(".")[2]
         if name in single:
             tensors[single[name]] = partial(_whole, tensor)
-        elif stem in stems:
-            tensors[stems[stem] + leaf] = partial(_whole, tensor)
+        elif prefix in prefixes:
+            tensors[prefixes[prefix] + leaf] = partial(_whole, tensor)
         elif (match := layer.match(name)) and int(match[1]) < exported.tower_shape.kept:
-            inner = stem[match.end() :]
+            inner = prefix[match.end() :]
             if inner not in theirs["layer_tensors"]:
                 continue  # a layer scale, which is multiplied into the tensor before it
             scale = theirs.get("scales", {}).get(inner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -19,10 +20,10 @@ from vistune.processor.tokenizer_template import IMAGE, TokenizerTemplate
 SPACE = "▁"  # SentencePiece's
 REMEDY = "train with a language model whose tokenizer llama.cpp knows (Llama, Qwen, SmolLM, Mistral, Gemma)"
 ALIKE = 0.95  # share of the probe texts that the nearest pre-tokenizer must split as the model's own
-PICTURE = f"set picture = {json.dumps(IMAGE)}"  # how our Jinja sources name the image's mark
+MARK = re.compile(rf"(?<=set )(\w+) = {re.escape(json.dumps(IMAGE))}")  # how our Jinja sources name the image's mark
 # Texts on which pre-tokenizers are compared, next to the words of the vocabulary.
 PROBES = (
-    "What colour is the circle at the left of the picture?",
+    "What colour is the circle at the left of the image?",
     "There are 3 dogs, 12 birds and 1024 pixels (about 40%).",
     "It's the user's cat; they're here, aren't they?\n\nYes!  No...",
     "이 그림에는 무엇이 있나요? 빨간 원이 3개 있습니다.",
@@ -33,7 +34,7 @@ PROBES = (
 
 
 def vocabulary_metadata(processor: Processor, rows: int) -> tuple[dict[str, Value], list[Difference]]:
-    """Return the metadata of tokenizer and chat template, by llama.cpp's keys, and what differs.
+    """Return the metadata of tokenizer and chat template, by llama.cpp's keys, and the differences.
 
     Args:
         rows: Rows of the embedding. Rows without a token get unused names.
@@ -58,8 +59,8 @@ def chat_template(processor: Processor) -> str:
     """Return the chat template in the form that llama.cpp renders: it gives images as marks inside strings."""
     source = GENERATION.sub("", processor.chat_template)
     prelude = (resources.files("vistune.interop") / "gguf_media.jinja").read_text(encoding="utf-8")
-    if source.count(PICTURE) == 1:
-        return prelude + source.replace(PICTURE, "set picture = media.mark")
+    if len(MARK.findall(source)) == 1:
+        return prelude + MARK.sub(r"\1 = media.mark", source)
     mark = json.dumps(getattr(processor.tokenizer, "image_token", None) or IMAGE)
     return f"{prelude}{{%- set rendered -%}}{source}{{%- endset -%}}{{{{- rendered | replace({mark}, media.mark) -}}}}"
 
@@ -219,9 +220,9 @@ def _special_tokens(processor: Processor) -> dict[str, Value]:
 
 
 def _template_differences(processor: Processor) -> list[Difference]:
-    found = []
+    differences = []
     if processor.stop_text:
-        found.append(
+        differences.append(
             Difference(
                 "sampler",
                 f"answers end at the text {processor.stop_text!r}, which GGUF cannot store",
@@ -229,11 +230,11 @@ def _template_differences(processor: Processor) -> list[Difference]:
             )
         )
     if isinstance(processor.template, TokenizerTemplate) and processor.template.shows_images:
-        found.append(
+        differences.append(
             Difference(
                 "template",
                 f"a question that spells {IMAGE} is read as an image",
                 "nothing: such questions are rare",
             )
         )
-    return found
+    return differences
