@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -19,16 +20,18 @@ from tiny_models import tiny_from
 from tiny_tokenizer import TEXTS, make_tokenizer
 
 from vistune.errors import CheckpointError, DiskError, RecipeError, VistuneError
-from vistune.generation import Assistant
+from vistune.generation import Assistant, read_messages
 from vistune.interop.parity import probe_image
 from vistune.model import build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
 from vistune.runs import checkpoint
+from vistune.types import IMAGE_ID
 
 pytest.importorskip("gguf", reason="needs the extra gguf: pip install 'vistune[gguf]'")
 from vistune.interop import gguf as gguf_module
 from vistune.interop.gguf import GgufExport, export_gguf
+from vistune.interop.gguf_tower import PADDING
 
 Make = Callable[..., Path]
 SIZE: dict[str, Any] = {
@@ -208,6 +211,24 @@ def test_a_siglip_tower_gives_the_same_features_in_llama_cpp(
     assert furthest(ours, server, QUESTIONS[2], small, small.rotate(90)) < 2e-2
 
 
+@pytest.mark.parametrize("size", [(64, 40), (90, 32), (33, 70)])
+def test_an_image_that_is_not_square_is_resized_as_named(saved: Make, tmp_path: Path, size: tuple[int, int]) -> None:
+    """llama.cpp resizes it to the tower's side and pads it with CLIP's mean colour; our model pads first."""
+    folder = saved(image_mode="pad")
+    exported = export_gguf(folder, tmp_path / "out", kind="f32")
+    assert "pads it with the colour (122, 116, 104); this model pads first, with (127, 127, 127)" in "".join(
+        item.what for item in exported.differences
+    )
+    image = probe_image().resize(size)
+    scale = SIDE / max(size)
+    resized = image.resize((math.ceil(size[0] * scale), math.ceil(size[1] * scale)), Image.Resampling.BICUBIC)
+    canvas = Image.new("RGB", (SIDE, SIDE), PADDING)
+    canvas.paste(resized, ((SIDE - resized.width) // 2, (SIDE - resized.height) // 2))
+    reply = LlamaServer(tmp_path / "out").ask(QUESTIONS[0], image, tokens=1)
+    mine = torch.log_softmax(loaded(folder).logits(asked(QUESTIONS[0], canvas))[-1].float(), dim=-1)
+    assert max(abs(value - float(mine[token])) for token, value in reply.first.items()) < 0.05
+
+
 @pytest.mark.parametrize(
     ("tower", "changes"),
     [
@@ -259,6 +280,51 @@ def test_a_sentencepiece_tokenizer_gives_the_same_ids(saved: Make, tmp_path: Pat
     for question in QUESTIONS:
         assert furthest(ours, server, question) < 1e-3
         assert furthest(ours, server, question, image) < 2e-2
+
+
+STRINGS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PARTS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['content'] is string %}{{ m['content'] }}"
+    "{% else %}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ '<image>' }}{% else %}{{ p['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", ["v0", "v1", "llama_2", "chatml", STRINGS, PARTS])
+def test_llama_cpp_renders_the_chat_template_as_we_do(saved: Make, tmp_path: Path, template: str) -> None:
+    """A conversation of three turns with a system message and two images, as token ids."""
+
+    def with_template(folder: Path) -> None:
+        make_tokenizer(folder)
+        tokenizer: Any = load_tokenizer(str(folder))
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        tokenizer.chat_template = template if "{" in template else None
+        tokenizer.save_pretrained(str(folder))
+
+    folder = saved(tokenizer=with_template, template="tokenizer" if "{" in template else template)
+    export_gguf(folder, tmp_path / "out", kind="f32")
+    server, processor = LlamaServer(tmp_path / "out"), loaded(folder).processor
+    image = probe_image().resize((SIDE, SIDE))
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Answer briefly."},
+        *asked("What colour is the circle?", image),
+        {"role": "assistant", "content": "red"},
+        *asked("Where is the blue square?"),
+        {"role": "assistant", "content": "at the top"},
+        *asked("이 그림에는 원이 있습니다.", image),
+    ]
+    shown = processor.encode_prompt(read_messages(messages))
+    expected = [token for token in shown.input_ids.tolist() if token != IMAGE_ID]
+    prompt, mark = server.rendered(messages)
+    pieces = prompt.split(mark)
+    assert len(pieces) == 3
+    begin = [1] if expected[0] == 1 else []
+    written = [token for piece in pieces for token in server.ids(piece, special=True)]
+    assert begin + written[written[:1] == begin :] == expected
 
 
 @pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])

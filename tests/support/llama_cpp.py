@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,27 @@ class LlamaServer:
             reply["usage"]["prompt_tokens"],
         )
 
-    def ids(self, text: str) -> list[int]:
-        """Return the ids of a text, without the token that begins every text."""
-        return list(self.post("/tokenize", {"content": text, "add_special": False, "parse_special": False})["tokens"])
+    def ids(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the ids of a text, without the token that begins every text. `special`: read special tokens."""
+        body = {"content": text, "add_special": False, "parse_special": special}
+        return list(self.post("/tokenize", body)["tokens"])
+
+    def rendered(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        """Return a conversation as the server renders it, and the mark in it that stands for an image."""
+        shown = [{**message, "content": _parts(message["content"])} for message in messages]
+        prompt = str(self.post("/apply-template", {"messages": shown})["prompt"])
+        properties = httpx2.get(self.server.listening_address + "/props", timeout=120).raise_for_status().json()
+        return prompt, str(properties["media_marker"])
+
+
+def _parts(content: Any) -> Any:
+    """Return a message's content with its images as URLs."""
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "image_url", "image_url": {"url": _data_url(part["image"])}} if part["type"] == "image" else part
+        for part in content
+    ]
 
 
 def _data_url(image: Image.Image) -> str:
