@@ -6,7 +6,7 @@ import json
 import math
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from tiny_tokenizer import TEXTS, make_tokenizer
 from vistune.errors import CheckpointError, DiskError, RecipeError, VistuneError
 from vistune.generation import Assistant, read_messages
 from vistune.interop.parity import probe_image
-from vistune.model import build, read_spec
+from vistune.model import add_adapters, build, read_spec
 from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Model, Recipe, Stage
+from vistune.recipe import Lora, Model, Recipe, Stage
 from vistune.runs import checkpoint
 from vistune.types import IMAGE_ID
 
@@ -116,6 +116,8 @@ def saved(tmp_path: Path) -> Make:
         tower: str = "siglip_vision_model",
         tower_changes: dict[str, Any] | None = None,
         tokenizer: Callable[[Path], None] = make_tokenizer,
+        lora: Lora | None = None,
+        trained: Sequence[str] = ("projector",),
         **choices: Any,
     ) -> Path:
         save_language(tmp_path / "language", language, tokenizer)
@@ -125,12 +127,17 @@ def saved(tmp_path: Path) -> Make:
         recipe = Recipe(model=Model(**named), stages=(Stage(name="tune", learn={"projector": 1e-3}, steps=1),))
         spec = read_spec(recipe.model)
         model = build(recipe.model, spec, seed=1)
+        if lora is not None:
+            model.language = add_adapters(model.language, lora)
         with torch.no_grad():
             for parameter in model.projector.parameters():
                 parameter.mul_(2)
+            for part in set(trained) - {"projector"}:
+                for _, parameter in model.parts()[part]:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
         processor = Processor(load_tokenizer(recipe.model.language), spec)
         checkpoint.save(
-            tmp_path / "model", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, ["projector"])
+            tmp_path / "model", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, trained)
         )
         return tmp_path / "model"
 
@@ -381,6 +388,23 @@ def test_other_language_models_and_settings_are_refused(
     monkeypatch.setitem(LANGUAGES, "other", (architecture, changes))
     with pytest.raises(RecipeError, match=message):
         export_gguf(saved("other"), tmp_path / "out")
+
+
+def test_adapters_are_merged_when_asked(saved: Make, tmp_path: Path) -> None:
+    folder = saved(lora=Lora(rank=4, alpha=8), trained=("adapters", "projector"))
+    with pytest.raises(RecipeError, match=r"has adapters, which --layout gguf cannot store.*add --merge"):
+        export_gguf(folder, tmp_path / "out")
+    exported = export_gguf(folder, tmp_path / "out", kind="f32", merge=True)
+    assert {row.probe.partition(":")[0] for row in exported.merged} == {"merge"}
+    assert furthest(loaded(folder), LlamaServer(tmp_path / "out"), QUESTIONS[0]) < 1e-3
+
+
+def test_a_trained_tower_is_exported(saved: Make, tmp_path: Path) -> None:
+    """A trained tower is stored up to its feature layer only, and llama.cpp needs no more."""
+    folder = saved(trained=("vision", "projector", "language"), feature_layer=-2)
+    export_gguf(folder, tmp_path / "out", kind="f32")
+    image = probe_image().resize((SIDE, SIDE))
+    assert furthest(loaded(folder), LlamaServer(tmp_path / "out"), QUESTIONS[0], image, tokens=4) < 2e-2
 
 
 def test_a_tokenizer_that_splits_otherwise_is_named_with_its_share(saved: Make, tmp_path: Path) -> None:
