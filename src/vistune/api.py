@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from vistune.generation import Assistant
     from vistune.interop.export import ImportResult
+    from vistune.interop.gguf import GgufExport
     from vistune.interop.load import ParentModel
     from vistune.interop.parity import ParityRow
     from vistune.planner.plan import Plan
@@ -542,6 +543,44 @@ def export(
     folder = find_model(model) if is_vistune_folder(model) else model
     device = resolve_device(options.get("device", "auto"))
     return export_model(folder, out, layout=layout, merge=merge, base=base, dtype=dtype, device=device)
+
+
+class GgufOptions(TypedDict, total=False):
+    """Options of `export_gguf`.
+
+    Attributes:
+        kind: Type of the weights: `f16` (default), `f32`, `bf16`, `q8_0`, or a smaller type that llama.cpp's
+            `llama-quantize` writes, such as `q4_k_m`.
+        merge: Merge adapters, which GGUF does not store.
+        class_position: Where the build of llama.cpp puts a tower's class token: `last` (default; builds with issue
+            25814) or `first`.
+        device: Where the model is loaded: `auto` (default), `cpu` or `cuda`.
+    """
+
+    kind: str
+    merge: bool
+    class_position: str
+    device: str
+
+
+def export_gguf(model: Path, out: Path, **options: Unpack[GgufOptions]) -> GgufExport:
+    """Write a model as two GGUF files for llama.cpp and Ollama, with a Modelfile and a README.
+
+    Returns the files, and the known differences between llama.cpp and the model.
+    """
+    from vistune.interop.gguf import export_gguf as write_gguf
+    from vistune.model.precision import resolve_device
+    from vistune.runs.folder import find_model, is_vistune_folder
+
+    folder = find_model(model) if is_vistune_folder(model) else model
+    return write_gguf(
+        folder,
+        out,
+        kind=options.get("kind", "f16"),
+        merge=options.get("merge", False),
+        class_position=options.get("class_position", "last"),
+        device=resolve_device(options.get("device", "auto")),
+    )
 
 
 def draw(recipe: Recipe, out: Path, *, language: str = "en") -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 from rich.table import Table
@@ -301,7 +301,7 @@ def import_(
 def export(
     model: AnyModel,
     out: Annotated[Path, typer.Argument(help="Output folder.")],
-    layout: Annotated[str, typer.Option(help="Layout to write: llava-hf, llava-original or peft.")],
+    layout: Annotated[str, typer.Option(help="Layout to write: llava-hf, llava-original, peft or gguf.")],
     merge: Annotated[bool, typer.Option(help="Merge LoRA adapters into the weights.")] = False,
     base: Annotated[str | None, typer.Option(help="peft: llava-hf model that the adapters belong to.")] = None,
     device: Annotated[str, typer.Option(help="Device for the comparison: auto, cpu or cuda.")] = "auto",
@@ -315,15 +315,30 @@ def export(
             "that quantizes the layout while loading."
         ),
     ] = None,
+    kind: Annotated[
+        str,
+        typer.Option("--type", help="gguf: type of the weights: f32, f16, bf16, q8_0, or q4_k_m by llama-quantize."),
+    ] = "f16",
+    class_position: Annotated[
+        str,
+        typer.Option(
+            help="gguf: where your build of llama.cpp puts a tower's class token: last (issue 25814) or first."
+        ),
+    ] = "last",
     as_json: Json = False,
 ) -> None:
     """Export a model for other tools.
 
-    Writes the layout of transformers (also for vLLM), of PEFT, or of the original LLaVA. Then compares the written
-    model with the source.
+    Writes the layout of transformers (also for vLLM), of PEFT, or of the original LLaVA, and compares the written model
+    with the source. gguf writes two files for llama.cpp and Ollama, and lists what they compute differently.
     """
     if layout != "peft":
         refuse_given(("base",), f"for --layout peft, not for {layout}", "remove it")
+    if layout == "gguf":
+        refuse_given(("dtype", "quantize"), "not for --layout gguf", "choose the weights' type with --type")
+        _export_gguf(model, out, kind=kind, merge=merge, class_position=class_position, device=device, as_json=as_json)
+        return
+    refuse_given(("kind", "class_position"), f"for --layout gguf, not for {layout}", "remove it")
     rows = api.export(model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize)
     if as_json:
         print_json([row.to_dict() for row in rows])
@@ -334,6 +349,20 @@ def export(
     for row in rows:
         same_ids, same_tokens = ("yes" if same else "no" for same in (row.same_ids, row.same_tokens))
         table.add_row(row.probe, str(row.tokens), same_ids, f"{row.largest_difference:.2g}", same_tokens)
+    stdout.print(table)
+
+
+def _export_gguf(model: Path, out: Path, *, as_json: bool, **options: Unpack[api.GgufOptions]) -> None:
+    """Export a model for llama.cpp, and print the files and the differences."""
+    exported = api.export_gguf(model, out, **options)
+    if as_json:
+        print_json(exported.to_dict())
+        return
+    print_lines(f"Language model: {exported.language}", f"Tower and projector: {exported.projector}")
+    print_lines(f"Commands for llama.cpp and Ollama: {out / 'README.md'}")
+    table = Table("stage", "what llama.cpp computes differently", "what to do", title=str(out))
+    for difference in exported.differences:
+        table.add_row(difference.stage, difference.what, difference.remedy)
     stdout.print(table)
 
 

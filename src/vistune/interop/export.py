@@ -34,6 +34,7 @@ from vistune.registry import guess
 from vistune.runs import checkpoint
 from vistune.types import Spec
 
+GGUF = "gguf"  # written by interop/gguf.py
 QUANTISED_BY = {  # layout -> how to get it in 4 or 8 bits: loaders quantize while loading
     "llava-hf": "transformers quantizes it as it loads, by "
     "quantization_config=BitsAndBytesConfig(load_in_{bits}bit=True), and so does vLLM, by --quantization bitsandbytes",
@@ -132,7 +133,7 @@ def export_model(
                 f"{folder}: has adapters, which --layout {layout} cannot store",
                 "add --merge, or export --layout peft",
             )
-        merges, expected = _merge(exported, expected, out)
+        merges, expected = merge_exported(exported, expected, out)
     precision = exported.model.head.dtype
     if precision != exported.dtype:
         round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
@@ -158,7 +159,7 @@ def export_model(
     return [*merges, *rows]
 
 
-def _merge(
+def merge_exported(
     exported: ExportedModel, before: Mapping[str, ProbeResult], out: Path
 ) -> tuple[list[ParityRow], dict[str, ProbeResult]]:
     """Merge the model's adapters; return the comparison of before and after, and the results after.
@@ -178,8 +179,10 @@ def _merge(
 
 def refuse_unknown(layout: str) -> None:
     """Raise RecipeError for a layout that is not written."""
+    if layout == GGUF:
+        raise RecipeError("layout gguf has a separate call with other options", "call vistune.export_gguf")
     if layout not in QUANTISED_BY:
-        raise RecipeError(f"--layout {layout!r} is not known", guess(layout, QUANTISED_BY))
+        raise RecipeError(f"--layout {layout!r} is not known", guess(layout, (*QUANTISED_BY, GGUF)))
 
 
 def refuse_naflex(spec: Spec, layout: str) -> None:
