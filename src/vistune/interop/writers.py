@@ -22,7 +22,8 @@ from vistune.model import VisionLanguageModel
 from vistune.model.language import CausalLM, unwrap
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import VisionConfig
-from vistune.model.tower_shape import TowerShape, describe_tower, takes_patches, tower_class
+from vistune.model.tower_inputs import takes_patches
+from vistune.model.tower_shape import TowerShape, describe_tower, tower_class
 from vistune.processor import Processor, TokenizerLike, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
