@@ -253,8 +253,8 @@ ADAPTERS: dict[str, Any] = {"learn": {"adapters": 1e-4}, "lora": {"rank": 4}}
         (stages({"learn": {"projector": 1e-3}, "quantize": 4}), "needs `lora`"),
         (stages({"learn": {"language": 1e-5}, "quantize": 4}), "needs `lora`"),
         (stages({**ADAPTERS, "quantize": 4}, {"learn": {"projector": 1e-3}}), "last stage"),
-        (stages({"learn": {"language": 1e-5}}, {**ADAPTERS, "quantize": 4}), "stage0 changes it"),
-        (stages(ADAPTERS, {**ADAPTERS, "quantize": 4}), "stage0 changes it"),
+        (stages({"learn": {"language": 1e-5}}, {**ADAPTERS, "quantize": 4}), "stage0 trains it"),
+        (stages(ADAPTERS, {**ADAPTERS, "quantize": 4}), "stage0 trains it"),
     ],
 )
 def test_recipes_that_would_learn_or_lose_quantised_weights_are_refused(tree: dict[str, Any], word: str) -> None:

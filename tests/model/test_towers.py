@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 from tiny_towers import with_changed_tower
 from torch import Tensor
-from tower_kinds import COMMON, KINDS, LAYERS, save_tower, side_of
+from tower_kinds import COMMON, KINDS, LAYERS, save_tower, saved_config, side_of
 from transformers import AutoImageProcessor, TimmWrapperConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from vistune.errors import RecipeError
 from vistune.model import build, read_spec
 from vistune.model.image_rules import image_rules
 from vistune.model.tower_inputs import tower_inputs
-from vistune.model.tower_shape import tokens_first
+from vistune.model.tower_shape import describe_tower, tokens_first
 from vistune.model.vision import load_tower
 from vistune.processor import load_tiles
 from vistune.recipe import Model
@@ -63,10 +64,13 @@ def test_features_are_transformers_own_on_images_of_four_shapes(
     model, prefix = save_tower(kind, tmp_path, resize=None if stretched else side_of(kind) + 8), KINDS[kind][1]
     for layer in (-1, -2):
         spec = spec_for(tmp_path, tiny_backbones, feature_layer=layer, feature_norm="off", image_mode="square")
-        ours = load_tower(str(tmp_path), spec, torch.float32)
+        ours = load_tower(str(tmp_path), spec, torch.float64)  # some of these random towers amplify fp32's rounding
         seen = tiles(spec)
+        # A square grid, in place of one with the image's aspect ratio, is a choice of ours: its pixels are not stock.
         values = (seen - ours.mean) / ours.std if stretched else pixels(tmp_path)
-        expected = tokens_first(states(model, values)[layer])[:, prefix:]
+        expected = tokens_first(states(model.double(), values.double())[layer])[
+            :, prefix : prefix + spec.slots_per_image
+        ]
         with torch.no_grad():
             features = ours(seen)
         assert features.shape == expected.shape == (len(SHAPES), spec.slots_per_image, spec.vision_width)
@@ -180,6 +184,39 @@ def test_a_tower_whose_tokens_are_not_a_grid_is_refused_with_the_reason(tmp_path
     BitImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match="'vit_mae' is not supported: its hidden states have 5 tokens for 4 x 4"):
         spec_for(tmp_path, tiny_backbones)
+
+
+def test_tokens_after_the_patches_are_no_patches(tmp_path: Path, tiny_backbones: Path) -> None:
+    """Llama 4 puts its class token last."""
+    save_tower("llama4_vision_model", tmp_path)
+    shape = describe_tower(saved_config(tmp_path), -2)
+    assert (shape.prefix, shape.patches, shape.suffix, shape.tokens) == (0, 16, 1, 17)
+    with pytest.raises(RecipeError, match="no class token before its patches"):
+        spec_for(tmp_path, tiny_backbones, feature_tokens="cls_patch")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("pixtral", "it joins the patches of several images into one sequence"),
+        ("qwen2_vl_vision", "takes hidden_states and grid_thw, not square images"),
+        ("qwen3_vl_vision", "takes hidden_states and grid_thw, not square images"),
+        ("mllama_vision_model", "needs aspect_ratio_ids and aspect_ratio_mask in addition to pixel_values"),
+        ("kimi_k25_vision", "needs grid_thw in addition to pixel_values"),
+        ("sam_vision_model", "are not .n, width, rows, columns."),
+        ("segformer", ""),
+        ("maskformer-swin", "it returns no hidden states over patches"),
+        ("idefics_vision", "transformers has no model class for this config"),
+        ("pp_chart2table_vision", "transformers has no model class for this config"),
+        ("higgs_audio_v2_tokenizer", "cannot import its class: HiggsAudioV2TokenizerModel requires"),
+    ],
+)
+def test_a_tower_of_transformers_is_accepted_or_refused_with_the_true_reason(kind: str, reason: str) -> None:
+    if not reason:
+        assert describe_tower(CONFIG_MAPPING[kind](), -1, 224).rows == 7
+        return
+    with pytest.raises(RecipeError, match=reason):
+        describe_tower(CONFIG_MAPPING[kind](), -1, 224)
 
 
 @pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")

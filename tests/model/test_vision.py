@@ -107,7 +107,7 @@ def test_a_space_that_a_tower_has_not_is_refused(towers: Path, tiny_backbones: P
 
 
 def test_a_language_model_is_not_a_tower(tiny_backbones: Path) -> None:
-    with pytest.raises(RecipeError, match="'llama' is not supported: it takes input_ids, not pixel_values"):
+    with pytest.raises(RecipeError, match="'llama' is not supported: LlamaModel takes input_ids, not square images"):
         describe_tower(vision_config(str(tiny_backbones / "language")), side=32)
 
 

@@ -132,7 +132,7 @@ ACCEPTED: dict[str, Kind] = {
     "jamba": Kind("jamba", "Jamba", {
         "num_experts": 2, "mamba_d_state": 4, "mamba_dt_rank": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
         "use_mamba_kernels": False}, "state"),
-    "lfm2": Kind("lfm2", "LFM2", {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8}, "of its own"),
+    "lfm2": Kind("lfm2", "LFM2", {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8}, "a special"),
     "bamba": Kind("bamba", "Bamba", {"attn_layer_indices": [1], **MAMBA2}, "state"),
     "granite 4": Kind("granitemoehybrid", "Granite 4", {
         "layer_types": ["mamba", "attention"], "num_local_experts": 2, "num_experts_per_tok": 1, **MAMBA2,
@@ -149,7 +149,7 @@ ACCEPTED: dict[str, Kind] = {
         "num_experts": 4, **EXPERTS, **LINEAR, "shared_expert_intermediate_size": 16}, "state"),
     "qwen3_5": Kind("qwen3_5_text", "Qwen3.5", LINEAR, "state"),
     "olmo_hybrid": Kind("olmo_hybrid", "OLMo Hybrid", {}, "state"),
-    "minimax": Kind("minimax", "MiniMax-01", {"num_local_experts": 2, "head_dim": 8, "block_size": 8}, "of its own"),
+    "minimax": Kind("minimax", "MiniMax-01", {"num_local_experts": 2, "head_dim": 8, "block_size": 8}, "a special"),
     "deepseek_v32": Kind("deepseek_v32", "DeepSeek-V3.2", DEEPSEEK, "special attention"),
     "llama4": Kind("llama4_text", "Llama 4", {
         "num_local_experts": 1, "intermediate_size_mlp": 32, "head_dim": 8, "attention_chunk_size": 4}, "chunked"),

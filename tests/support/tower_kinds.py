@@ -54,9 +54,27 @@ KINDS: dict[str, tuple[dict[str, Any], int]] = {  # model type -> settings, toke
     "git_vision_model": (SIZE, 1),
     "tipsv2_vision_model": (SIZE, 2),
     "vitdet": (SIZE, 0),
+    "idefics2_vision": (SIZE, 0),
+    "idefics3_vision": (SIZE, 0),
+    "smolvlm_vision": (SIZE, 0),
+    "phi4_multimodal_vision": ({**SIZE, "crop_size": 28}, 0),
+    "llama4_vision_model": ({**SIZE, "intermediate_size": 128}, 0),
+    "ovis2_vision": (SIZE, 0),
+    "janus_vision_model": (SIZE, 0),
+    "granite_docling_vision": (SIZE, 0),
+    "kosmos_2_vision_model": (SIZE, 1),
+    "flava_image_model": (SIZE, 1),
+    "qianfan_ocr_vision": ({**SIZE, "image_size": [28, 28], "patch_size": [7, 7]}, 1),
+    "instructblip_vision_model": (SIZE, 1),
+    "sapiens2": (SIZE, 9),
+    "resnet": ({**STAGES, "embedding_size": 8}, 0),
+    "regnet": ({**STAGES, "embedding_size": 8, "groups_width": 8}, 0),
+    "bit": ({**STAGES, "embedding_size": 8, "num_groups": 4}, 0),
+    "poolformer": ({**STAGES, "num_encoder_blocks": 4}, 0),
 }
 COMMON = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "metaclip_2_vision_model", "dinov2",
-          "dinov2_with_registers", "dinov3_vit", "vit", "deit", "internvl_vision", "radio", "convnext")  # fmt: skip
+          "dinov2_with_registers", "dinov3_vit", "vit", "deit", "internvl_vision", "radio", "convnext",
+          "smolvlm_vision", "llama4_vision_model")  # fmt: skip
 
 
 def tower(kind: str) -> PreTrainedModel:
@@ -71,7 +89,7 @@ def tower(kind: str) -> PreTrainedModel:
 
 
 def side_of(kind: str) -> int:
-    return 64 if "convnext" in kind else 28
+    return int(KINDS[kind][0]["image_size"]) if "depths" in KINDS[kind][0] else 28
 
 
 def save_tower(kind: str, folder: Path, *, resize: int | None = None) -> PreTrainedModel:

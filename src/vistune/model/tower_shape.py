@@ -8,28 +8,27 @@ states over a grid of patches.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from vistune.errors import RecipeError, reason_of
+from vistune.errors import RecipeError
 from vistune.model.shapes import VisionConfig
-from vistune.model.tower_inputs import tower_inputs
+from vistune.model.tower_class import class_of, not_a_tower
+from vistune.model.tower_trace import first_patch, run_on_meta
 from vistune.types import PatchBudget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-TILES = 2  # images on the meta device: a tower that packs images into one sequence shows it with two
 MOST_PREFIX_TOKENS = 32  # more tokens outside of the grid are not class tokens and registers
 
 
@@ -43,6 +42,7 @@ class TowerShape:
         rows: Rows of patches.
         columns: Columns of patches.
         prefix: Number of tokens before the patches: class token, distillation token, registers.
+        suffix: Number of tokens after the patches: the class token of Llama 4.
         width: Width of its features, of all feature layers together.
         stack: Name of the module list whose k-th module returns hidden state k + 1; "" if there is no such list.
         depth: Number of layers in the config.
@@ -63,6 +63,7 @@ class TowerShape:
     rows: int
     columns: int
     prefix: int
+    suffix: int
     width: int
     stack: str
     depth: int
@@ -83,7 +84,7 @@ class TowerShape:
 
     @property
     def tokens(self) -> int:
-        return self.prefix + self.patches
+        return self.prefix + self.patches + self.suffix
 
     def padded_to(self, budget: PatchBudget | None) -> TowerShape:
         """Return the shape with the most patches of a NaFlex tower, to which each image is padded; else itself."""
@@ -178,24 +179,13 @@ def set_depth(config: Any, layers: int) -> None:
 
 
 def tower_class(config: Any, space: str = "hidden") -> type[PreTrainedModel]:
-    """Return transformers' class for a tower: `AutoModel`'s, or else XVisionModel for an XVisionConfig.
+    """Return transformers' class for a tower; in the joint space CLIP's class with the projection.
 
-    In the joint space it is CLIP's class with the projection. Raises RecipeError if there is none.
+    Raises RecipeError if there is none, or if it does not take square images.
     """
-    from transformers import MODEL_MAPPING, CLIPVisionModelWithProjection
+    from transformers import CLIPVisionModelWithProjection
 
-    name, module = type(config).__name__, type(config).__module__
-    kind: Any = CLIPVisionModelWithProjection
-    if space == "joint":
-        return kind  # type: ignore[no-any-return]
-    if type(config) in MODEL_MAPPING:
-        kind = MODEL_MAPPING[type(config)]
-        return kind[0] if isinstance(kind, tuple) else kind  # type: ignore[no-any-return]
-    modeling = import_module(module.replace(".configuration_", ".modeling_"))
-    kind = getattr(modeling, f"{name.removesuffix('Config')}Model", None)
-    if kind is None:
-        raise _not_a_tower(config.model_type, "transformers has no model class for this config")
-    return kind  # type: ignore[no-any-return]
+    return CLIPVisionModelWithProjection if space == "joint" else class_of(config)
 
 
 def tokens_first(state: Tensor) -> Tensor:
@@ -209,7 +199,8 @@ def tokens_first(state: Tensor) -> Tensor:
 def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], side: int) -> TowerShape:
     config = kind.from_dict(json.loads(key))
     name = config.model_type
-    trace = _run_on_meta(config, side)
+    kind_of_model = tower_class(config)
+    trace = run_on_meta(config, kind_of_model, side)
     states, depth = trace.states, len(trace.states) - 1
     stack = trace.stack()
     if name == "timm_wrapper":  # its hidden states begin after the embeddings
@@ -223,12 +214,14 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
             "name one layer",
         )
     ((rows, columns),) = grids
-    prefix = tokens_first(chosen[0]).shape[1] - rows * columns
+    outside = tokens_first(chosen[0]).shape[1] - rows * columns
     width = tokens_first(chosen[0]).shape[2]
-    if not 0 <= prefix <= MOST_PREFIX_TOKENS or rows * columns == 0:
-        raise _not_a_tower(
-            name, f"its hidden states have {prefix + rows * columns} tokens for {rows} x {columns} patches"
+    if not 0 <= outside <= MOST_PREFIX_TOKENS or rows * columns == 0:
+        raise not_a_tower(
+            name, f"its hidden states have {outside + rows * columns} tokens for {rows} x {columns} patches"
         )
+    is_map = chosen[0].ndim == 4
+    prefix = 0 if is_map else first_patch(_with_one_layer(config), kind_of_model, side, (rows, columns), stack)
     parameters = dict(trace.tower.named_parameters())
     gradients = torch.autograd.grad([state.sum() for state in chosen], list(parameters.values()), allow_unused=True)
     unused = frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None)
@@ -237,13 +230,14 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
     first = container[0] if stack else trace.tower
     inner = max((p.shape[0] for n, p in first.named_parameters() if p.ndim == 2 and "gate" not in n), default=0)
     norm = trace.norm(stack, width) if stack else ""
-    can_cut = stack and chosen[0].ndim == 3 and getattr(config, "num_hidden_layers", None) == depth
+    can_cut = stack and not is_map and getattr(config, "num_hidden_layers", None) == depth
     return TowerShape(
         kind=name,
         side=side,
         rows=rows,
         columns=columns,
         prefix=prefix,
+        suffix=outside - prefix,
         width=width * len(layers),
         stack=stack if can_cut else "",
         depth=depth,
@@ -255,89 +249,35 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
         layer=max((sum(p.numel() for p in layer.parameters()) for layer in container), default=0),
         hidden=width,
         inner=inner,
-        heads=int(getattr(config, "num_attention_heads", 0) or 0),
+        heads=_heads(config),
         gelu=getattr(config, "hidden_act", "gelu") != "quick_gelu",
     )
-
-
-class _Trace:
-    """Record a tower's run on the meta device: its hidden states, and which modules returned which tensors."""
-
-    def __init__(self, tower: PreTrainedModel) -> None:
-        self.tower = tower
-        self.states: tuple[Tensor, ...] = ()
-        self.calls: list[tuple[str, nn.Module]] = []  # in the order in which they end
-        self.returned: dict[str, Tensor] = {}
-
-    def record(self, module: nn.Module, name: str, output: object) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        self.calls.append((name, module))
-        if isinstance(first, Tensor):
-            self.returned[name] = first
-
-    def stack(self) -> str:
-        """Return the name of the list of layers; "" if the hidden states are not its modules' outputs."""
-        needed = self.states[1:]
-        ends = [name for name, tensor in self.returned.items() if needed and tensor is needed[0]]
-        for parent, dot, number in (name.rpartition(".") for name in ends):
-            if number == "0" and all(
-                self.returned.get(f"{parent}{dot}{k}") is state for k, state in enumerate(needed)
-            ):  # fmt: skip
-                return parent
-        return ""
-
-    def norm(self, stack: str, width: int) -> str:
-        """Return the name of the first module with weights after the last layer, if it is a norm of this width."""
-        last = f"{stack}.{len(self.states) - 2}"
-        names = [name for name, _ in self.calls]
-        for name, module in self.calls[names.index(last) + 1 :]:
-            if weights := list(module.parameters(recurse=False)):
-                return name if all(weight.shape == (width,) for weight in weights) else ""
-        return ""
-
-
-def _run_on_meta(config: PreTrainedConfig, side: int) -> _Trace:
-    """Run a tower without weights on blank images. Raises RecipeError if it is not a tower."""
-    name = config.model_type
-    kind = tower_class(config)
-    if "pixel_values" not in inspect.signature(kind.forward).parameters:
-        raise _not_a_tower(name, f"it takes {kind.main_input_name}, not pixel_values")
-    try:
-        with torch.device("meta"):
-            tower = kind(config).eval()
-            pixels = torch.zeros(TILES, 3, side, side)
-        trace = _Trace(tower)
-        for path, module in tower.named_modules():
-            if path:
-                module.register_forward_hook(lambda module, _, output, path=path: trace.record(module, path, output))
-        trace.states = tuple(tower(**tower_inputs(tower, pixels), output_hidden_states=True).hidden_states)
-    except RecipeError:
-        raise
-    except ImportError as error:
-        if "timm" in str(error):
-            raise RecipeError(f"vision tower: {name!r} needs timm", "pip install 'vistune[timm]'") from None
-        raise _not_a_tower(name, reason_of(error)) from None
-    except Exception as error:
-        raise _not_a_tower(name, f"it does not run on square images of {side} pixels: {reason_of(error)}") from None
-    if not trace.states or any(state.ndim not in (3, 4) or len(state) != TILES for state in trace.states):
-        raise _not_a_tower(name, "it returns no hidden states over the patches of each image")
-    return trace
 
 
 def _grid(state: Tensor, config: PreTrainedConfig, side: int) -> tuple[int, int]:
     """Return (rows, columns) of a hidden state's patches."""
     if state.ndim == 4:
-        if state.shape[2] != state.shape[3]:
-            raise _not_a_tower(
+        _, width, rows, columns = state.shape
+        if rows != columns or rows == width:  # SAM's are (n, rows, columns, width)
+            raise not_a_tower(
                 config.model_type, f"its hidden states {tuple(state.shape)} are not (n, width, rows, columns)"
             )
         return state.shape[2], state.shape[3]
     patch = getattr(config, "patch_size", None)
     patch = patch[0] if isinstance(patch, list | tuple) else patch
     if patch is None:
-        raise _not_a_tower(config.model_type, "its config has no patch_size")
+        raise not_a_tower(config.model_type, "its config has no patch_size")
     return side // patch, side // patch
 
 
-def _not_a_tower(kind: str, why: str) -> RecipeError:
-    return RecipeError(f"vision tower: {kind!r} is not supported: {why}", "use a tower with a grid of patches")
+def _with_one_layer(config: PreTrainedConfig) -> PreTrainedConfig:
+    short = deepcopy(config)
+    if getattr(short, "num_hidden_layers", None):
+        set_depth(short, 1)
+    return short
+
+
+def _heads(config: PreTrainedConfig) -> int:
+    """Return the number of attention heads; 0 if the config does not say it. Some have a number per stage."""
+    heads = getattr(config, "num_attention_heads", None) or 0
+    return int(max(heads) if isinstance(heads, list | tuple) else heads)

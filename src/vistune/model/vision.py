@@ -26,6 +26,7 @@ from vistune.model.tower_shape import (
     tokens_first,
     tower_class,
 )
+from vistune.model.tower_trace import first_tensor
 from vistune.recipe.hub import fail_fast_without_network
 from vistune.types import Spec
 
@@ -48,8 +49,8 @@ class _LastLayer(Exception):
 class _End(nn.Module):
     """Follows the last feature layer and ends the forward pass: no norm, pooling or later layer is computed."""
 
-    def forward(self, state: Tensor, *_: object, **__: object) -> Tensor:
-        raise _LastLayer(state)
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
+        raise _LastLayer(first_tensor(args, kwargs))
 
 
 class VisionTower(nn.Module):
@@ -126,9 +127,9 @@ class VisionTower(nn.Module):
         return states
 
     def _features(self, state: Tensor) -> Tensor:
-        tokens = tokens_first(state)
-        prefix = self.shape.prefix
-        tokens = torch.cat([tokens[:, :1], tokens[:, prefix:]], dim=1) if self.has_class_slot else tokens[:, prefix:]
+        tokens, first = tokens_first(state), self.shape.prefix
+        patches = tokens[:, first : first + self.shape.patches]
+        tokens = torch.cat([tokens[:, :1], patches], dim=1) if self.has_class_slot else patches
         norm = self.body.get_submodule(self.own_norm) if self.own_norm else self.norm
         features: Tensor = tokens if norm is None else norm(tokens)
         return self.tower.visual_projection(features) if self.joint else features
@@ -218,7 +219,7 @@ def slots_of_tile(shape: TowerShape, feature_tokens: str) -> int:
     """Return the number of tokens of a tile: patches, and the class token if `feature_tokens` keeps it."""
     with_class_token = feature_tokens == "cls_patch"
     if with_class_token and not shape.prefix:
-        raise RecipeError(f"feature_tokens=cls_patch: {shape.kind} has no class token", "use patch")
+        raise RecipeError(f"feature_tokens=cls_patch: {shape.kind} has no class token before its patches", "use patch")
     return shape.patches + with_class_token
 
 
