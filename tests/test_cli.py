@@ -131,7 +131,7 @@ def test_check_lists_every_fault_and_json_is_one_document(folder: Path) -> None:
     assert [fault["origin"].rsplit(":", 1)[1] for fault in report["faults"]] == ["3", "4"]
     plain = vistune("check", write(folder, row()), folder=folder)
     assert plain.returncode == 0
-    assert "1 row," in plain.stdout
+    assert "1 record," in plain.stdout
 
 
 def test_check_proves_what_a_recipe_names_and_a_table_is_told_apart(folder: Path) -> None:

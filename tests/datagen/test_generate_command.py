@@ -163,7 +163,7 @@ def test_check_counts_one_fault_as_one(folder: Path) -> None:
     (folder / "bad.json").write_text(json.dumps([row]), encoding="utf-8")
     done = CliRunner().invoke(app, ["check", str(folder / "bad.json")])
     assert done.exit_code == 2
-    assert "1 row, " in done.stdout
+    assert "1 record, " in done.stdout
     assert done.stdout.rstrip().endswith("; 1 fault")
 
 
