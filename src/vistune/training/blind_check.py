@@ -24,7 +24,7 @@ from vistune.types import Example, ImageRef, Part, Sample
 log = logging.getLogger("vistune.training")
 
 RESAMPLES = 2000  # of the bootstrap
-NEGLIGIBLE = 0.05  # a gap below this share of the loss
+NEGLIGIBLE = 0.15  # a gap below this share of the loss
 FORMS = 3  # of a sample: with its own image, with another one, without
 
 
