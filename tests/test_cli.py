@@ -141,7 +141,7 @@ def test_check_proves_what_a_recipe_names_and_a_table_is_told_apart(folder: Path
     result = vistune("check", "--recipe", "mine.yaml", folder=folder)
     assert result.returncode == 2
     assert "data.json:3:image: no image 'b.png'" in result.stdout
-    assert "4 rows" in result.stdout, "under the stage's picture folder and under its own"
+    assert "4 records" in result.stdout, "under the stage's picture folder and under its own"
     (folder / "pictures").mkdir()
     (folder / "a.png").rename(folder / "pictures" / "a.png")
     (folder / "mine.yaml").write_text(f"stages: [{stage.replace('images: .', 'images: pictures')}]\n")

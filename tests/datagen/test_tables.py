@@ -145,7 +145,7 @@ def test_a_wrong_cell_is_named(folder: Path, change: dict[str, Any], said: str) 
         (
             '{"image": "a.jpg", "id": 1}\n{"image": "a.jpg", "id": 2}',
             "t.jsonl",
-            r"t\.jsonl:2:id: a\.jpg was '1' before",
+            r"t\.jsonl:2:id: an earlier row gives a\.jpg the id '1'",
         ),
         ('{"image": "a.jpg", "id": 1}\n{"image": "c.jpg", "id": "1"}', "t.jsonl", "share the id '1'"),
     ],

@@ -174,7 +174,7 @@ def test_the_ways_to_name_a_questions_images(folder: Path, fields: dict[str, Any
         ({"text": "<image><image>", "image": "a.jpg"}, "image: 2 <image> in the turns but 1 images"),
         ({"text": " "}, "text: is empty"),
         ({"text": ["What?"]}, "text: expected text"),
-        ({"match": "fuzzy"}, "match: 'fuzzy'"),
+        ({"match": "fuzzy"}, "match: unknown value 'fuzzy'"),
         ({"choices": "A, B"}, "choices: expected a list"),
         ({"type": ["x"]}, "type: expected text"),
     ],
