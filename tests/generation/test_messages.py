@@ -150,7 +150,7 @@ def test_chat_stream_and_encode_read_messages_alike(assistant: Assistant) -> Non
         ([{"role": U}], "messages[0].content: missing; give text"),
         (said((U, None)), "messages[0].content: null; give text"),
         (said((U, {"type": "text"})), "messages[0].content: must be text, or a list"),
-        (said(("tool", "a")), "messages[0].role: 'tool' is not supported; no tools"),
+        (said(("tool", "a")), "messages[0].role: 'tool' is not supported; this server calls no tools"),
         (said(("gpt", "a")), "messages[0].role: 'gpt' is not supported; write \"assistant\""),
         (said(("nobody", "a")), "messages[0].role: must be system, developer, user or assistant"),
         (said((U, [{"type": "input_text", "text": "a"}])), "content[0].type: 'input_text' is not supported; send"),
