@@ -126,6 +126,11 @@ def tried_slots(name: str, tokens: int, vision_width: int, language_width: int) 
 
     Raises RecipeError if the projector fails, or if its output does not have this number of slots or this width.
     """
+    if name == "identity" and vision_width != language_width:
+        raise RecipeError(
+            f"model.projector=identity: the tower's width {vision_width} is not the language model's {language_width}",
+            "use linear or mlp2x_gelu",
+        )
     slots = slots_after(name, tokens)
     try:
         try:

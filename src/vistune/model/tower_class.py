@@ -65,7 +65,7 @@ def _class_of(config: Any) -> type[PreTrainedModel]:
         if inspect.isclass(one)
         and issubclass(one, PreTrainedModel)
         and one.__module__ == path
-        and one.config_class is type(config)
+        and getattr(one, "config_class", None) is type(config)
         and "forward" in vars(one)
     ]
     if len(classes) != 1:

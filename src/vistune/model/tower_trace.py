@@ -144,7 +144,7 @@ def first_patch(
     token may differ. Raises RecipeError if the patches are not in rows from the top left.
 
     Args:
-        config: Of the tower, with one layer if it can have that.
+        config: The tower's, with one layer if it can have that.
         grid: Rows and columns of patches.
         stack: Name of the list of layers, "" if there is none.
     """
