@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from joint_folders import KINDS as JOINT
+from joint_folders import REFUSED, joint_model, save_config
 from PIL import Image
 from tiny_towers import with_changed_tower
 from torch import Tensor
 from tower_kinds import COMMON, KINDS, LAYERS, save_tower, saved_config, side_of
-from transformers import AutoImageProcessor, TimmWrapperConfig
+from transformers import AutoImageProcessor, BitImageProcessorPil, SmolVLMImageProcessorPil, TimmWrapperConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from vistune.errors import RecipeError
@@ -22,7 +25,7 @@ from vistune.model import build, read_spec
 from vistune.model.image_rules import image_rules
 from vistune.model.tower_inputs import tower_inputs
 from vistune.model.tower_shape import describe_tower, tokens_first
-from vistune.model.vision import load_tower
+from vistune.model.vision import load_tower, vision_config
 from vistune.processor import load_tiles
 from vistune.recipe import Model
 from vistune.runs import checkpoint
@@ -177,7 +180,7 @@ def test_a_trained_tower_of_any_kind_comes_back(kind: str, tiny_backbones: Path,
 
 
 def test_a_tower_whose_tokens_are_not_a_grid_is_refused_with_the_reason(tmp_path: Path, tiny_backbones: Path) -> None:
-    from transformers import BitImageProcessorPil, ViTMAEConfig, ViTMAEModel
+    from transformers import ViTMAEConfig, ViTMAEModel
 
     sizes = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 64}
     ViTMAEModel(ViTMAEConfig(**sizes, image_size=28, patch_size=7)).save_pretrained(tmp_path)
@@ -219,6 +222,31 @@ def test_a_tower_of_transformers_is_accepted_or_refused_with_the_true_reason(kin
         describe_tower(CONFIG_MAPPING[kind](), -1, 224)
 
 
+@pytest.mark.parametrize("kind", [kind if kind in ("smolvlm", "llama4", "aimv2")
+                                  else pytest.param(kind, marks=pytest.mark.soak) for kind in JOINT])  # fmt: skip
+def test_the_tower_of_a_whole_models_folder_is_read_with_its_weights(
+    kind: str, tiny_backbones: Path, tmp_path: Path
+) -> None:
+    whole = joint_model(kind)
+    whole.save_pretrained(tmp_path)
+    BitImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+    spec = spec_for(tmp_path, tiny_backbones, feature_layer=-1, feature_norm="off")
+    ours = load_tower(str(tmp_path), spec, torch.float32)
+    inside = next(module for module in whole.modules() if type(module) is type(ours.tower))
+    expected = tokens_first(states(inside, pixels(tmp_path))[-1])
+    first = ours.shape.prefix
+    expected = expected[:, first : first + spec.slots_per_image]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tiles(spec)), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_the_tower_of_a_whole_models_folder_is_refused_with_the_true_reason(kind: str, tmp_path: Path) -> None:
+    save_config(kind, tmp_path)
+    with pytest.raises(RecipeError, match=REFUSED[kind]):
+        describe_tower(vision_config(str(tmp_path)), -1, 224)
+
+
 @pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
 def test_a_tower_of_timm_names_the_extra_that_it_needs(tmp_path: Path, tiny_backbones: Path) -> None:
     config = TimmWrapperConfig(
@@ -230,6 +258,31 @@ def test_a_tower_of_timm_names_the_extra_that_it_needs(tmp_path: Path, tiny_back
     with pytest.raises(RecipeError, match="'timm_wrapper' needs timm") as caught:
         spec_for(tmp_path, tiny_backbones)
     assert "vistune[timm]" in caught.value.hint
+
+
+def test_the_whole_image_is_the_tile_of_a_processor_that_cuts_tiles(tmp_path: Path) -> None:
+    """SmolVLM's last tile is the whole image, resized to one square."""
+    processor = SmolVLMImageProcessorPil(max_image_size={"longest_edge": 64}, size={"longest_edge": 256})
+    processor.save_pretrained(tmp_path)
+    rules = image_rules(str(tmp_path))
+    assert (rules["image_fit"], rules["image_side"], rules["image_resize"]) == ("stretch", 64, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("JanusImageProcessorPil", "its normalised pixels differ by"),  # it pads to a square
+        ("LevitImageProcessorPil", "its normalised pixels differ by"),  # it resizes to 256 / 224 of its size
+        ("EfficientNetImageProcessorPil", "its normalised pixels differ by"),  # it divides by the deviation twice
+        ("Qwen2VLImageProcessorPil", "it gives an array of .616, 1176., not images of"),
+        ("AriaImageProcessorPil", "it does not resize"),
+        ("BridgeTowerImageProcessorPil", "its crop None x None is not a square"),
+    ],
+)
+def test_an_image_processor_that_does_something_else_is_refused(kind: str, reason: str, tmp_path: Path) -> None:
+    getattr(transformers, kind)().save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=reason):
+        image_rules(str(tmp_path))
 
 
 def test_a_processor_that_needs_torchvision_is_read_without_it(tmp_path: Path) -> None:

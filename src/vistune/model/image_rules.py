@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, NotRequired, TypedDict
 
 from vistune.errors import RecipeError
+from vistune.model.image_proof import difference_from
 from vistune.model.projectors import budget_for
 from vistune.model.shapes import VisionConfig
 from vistune.model.tower_inputs import takes_patches
@@ -44,9 +45,15 @@ def image_rules(source: str) -> ImageRules:
     budget: PatchBudget | None = None
     cut = processor.crop_size if getattr(processor, "do_center_crop", False) else None
     fault = "" if processor.do_resize else "it does not resize"
+    largest = getattr(processor, "max_image_size", None)
+    whole = largest.get("longest_edge") if isinstance(largest, dict) else None
     if getattr(processor, "max_num_patches", None):  # SigLIP 2 of variable size; the side is that of a square image
         budget = PatchBudget(int(processor.patch_size), int(processor.max_num_patches))
         side = resize = math.isqrt(budget.most) * budget.patch
+    elif whole:  # Idefics3 and SmolVLM: one of their tiles is the whole image
+        side = resize = int(whole)
+    elif size is None:
+        fault = fault or "it names no size"
     elif size.shortest_edge:
         resize, fit = int(size.shortest_edge), "crop"
         if cut is None and hasattr(processor, "crop_pct"):  # ConvNeXt: crops below 384 pixels, stretches from there on
@@ -57,13 +64,17 @@ def image_rules(source: str) -> ImageRules:
         resize = int(size.height)
     else:
         fault = fault or f"its size {size} is neither a square nor a shortest edge"
-    if cut is not None and cut.height != cut.width:
+    if cut is not None and (cut.height is None or cut.height != cut.width):
         fault = fault or f"its crop {cut.height} x {cut.width} is not a square"
+        cut = None
     side = side or (resize if cut is None else int(cut.height))
     if side > resize:
         fault = fault or f"it crops {side} pixels out of {resize}"
     if not processor.do_rescale or abs(255 * processor.rescale_factor - 1) > 1e-6:
         fault = fault or "it does not rescale by 1/255"
+    is_compared = not any(getattr(processor, name, None) for name in ("max_num_patches", "image_grid_pinpoints"))
+    if not fault and is_compared:
+        fault = difference_from(processor, side, resize, fit)
     if fault:
         raise RecipeError(
             f"vision tower {source}: its image processor does not resize to one square and rescale by 1/255: {fault}",

@@ -188,6 +188,11 @@ def tried_slots(
 
     Raises RecipeError if the projector fails, or if its output does not have this number of slots or this width.
     """
+    if name == "identity" and vision_width != language_width:
+        raise RecipeError(
+            f"model.projector=identity: the tower's width {vision_width} is not the language model's {language_width}",
+            "use linear or mlp2x_gelu",
+        )
     slots = slots_after(name, tokens) if budget is None else budget.most // budget.cell**2
     cell = 1 if budget is None else budget.cell
     try:

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -27,15 +25,12 @@ from vistune.model.tower_shape import (
     tower_class,
 )
 from vistune.model.tower_trace import first_tensor
+from vistune.model.tower_weights import read_weights
 from vistune.recipe.hub import fail_fast_without_network
 from vistune.types import Spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-# Prefixes of a tower's tensor names in the folder of a whole vision-language model.
-IN_WHOLE_MODELS = r"^(model\.)?(vision_tower|vision_model|vision_encoder|visual)\."
 
 
 class _LastLayer(Exception):
@@ -257,7 +252,9 @@ def resolve_norm(setting: str, shape: TowerShape, space: str) -> str:
 def vision_config(source: str) -> VisionConfig:
     """Read the tower's config, from a vision folder or the vision part of a joint folder."""
     whole = read_config(source, "vision tower")
-    config: VisionConfig = getattr(whole, "vision_config", whole)
+    config: VisionConfig | None = getattr(whole, "vision_config", whole)
+    if config is None:
+        raise RecipeError(f"vision tower {source}: its config has no vision_config", "name a folder with a tower")
     if hasattr(config, "projection_dim"):  # the joint folder's own width, which its vision part may contradict
         config.projection_dim = getattr(whole, "projection_dim", config.projection_dim)
     return config
@@ -314,7 +311,8 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
             empty = kind(config)
         return VisionTower(empty, spec, cut=cut)
     settings = {"device_map": "meta"} if meta else {}
-    tower, missing_keys = _read(kind, source, config, dtype=dtype, **settings)
+    whole = read_config(source, "vision tower")
+    tower, missing_keys = read_weights(kind, source, config, whole, dtype=dtype, **settings)
     own_norm = shape.norm if spec.space == "joint" or spec.feature_norm == "tower" else ""
     missing = sorted(
         name
@@ -325,30 +323,12 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     if missing:  # transformers would initialise them at random
         raise RecipeError(
             f"vision tower {source}: {len(missing)} weights are missing, such as {missing[0]}",
-            "name a complete tower; space=joint needs a joint CLIP's folder, with visual_projection",
+            "name a complete tower, or save the tower of a whole model into a folder of its own with transformers; "
+            "space=joint needs a joint CLIP's folder, with visual_projection",
         )
     return VisionTower(tower, spec, cut=cut)
 
 
 def load_whole_tower(source: str, config: VisionConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Load a tower with all of its layers."""
-    return _read(tower_class(config), source, config, dtype=dtype)[0]
-
-
-def _read(
-    kind: type[PreTrainedModel], source: str, config: VisionConfig, **settings: Any
-) -> tuple[PreTrainedModel, list[str]]:
-    """Read a tower's weights; return the model, and the names of weights that transformers drew at random."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    inside = read_config(source, "vision tower").model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    renamed = {"key_mapping": {IN_WHOLE_MODELS: ""}} if inside else {}
-    try:
-        tower, report = kind.from_pretrained(source, config=config, output_loading_info=True, **renamed, **settings)
-    except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise RecipeError(
-            f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a complete tower"
-        ) from None
-    if inside:  # transformers would put the prefix back when it saves the tower, and cannot
-        tower._weight_conversions = None
-    return tower, list(report["missing_keys"])
+    return read_weights(tower_class(config), source, config, read_config(source, "vision tower"), dtype=dtype)[0]

@@ -249,11 +249,6 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
     tokens = slots_of_tile(shape, model.feature_tokens)
     if budget is not None:
         rules["patch_budget"], tokens = budget, budget.most
-    if model.projector == "identity" and vision_width != width:
-        raise RecipeError(
-            f"model.projector=identity: the tower's width {vision_width} is not the language model's {width}",
-            "use linear or mlp2x_gelu",
-        )
     anyres = mode == "anyres"
     if anyres and model.feature_tokens != "patch":
         raise RecipeError("model.image_mode=anyres needs features of patches only", "use feature_tokens=patch")
@@ -264,11 +259,13 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
                 f"model.canvases: {canvas[0]}x{canvas[1]} is not a multiple of the tower's side {shape.side}",
                 "write multiples of the tower's side, in pixels: [[336, 672], [672, 336]]",
             )
+    tokens = slots_of_tile(shape, model.feature_tokens)
+    is_fused = len(model.backbones) > 2  # the projector then gets both towers' features, on the first one's grid
     return Spec(
         vision_width=vision_width,
         language_width=width,
         vocabulary=vocabulary,
-        slots_per_image=tried_slots(model.projector, tokens, vision_width, width, budget),
+        slots_per_image=tokens if is_fused else tried_slots(model.projector, tokens, vision_width, width, budget),
         projector=model.projector,
         template=model.template or "v1",
         feature_layer=model.feature_layer,
@@ -293,10 +290,11 @@ def fused_spec(model: Model, specs: Sequence[Spec]) -> Spec:
             raise RecipeError(
                 f"model.{key}={value}: not possible with two fused towers", f"remove {key}, or name one tower"
             )
-    side = max(spec.image_side for spec in specs)
+    side, width = max(spec.image_side for spec in specs), sum(spec.vision_width for spec in specs)
     return replace(
         first,
-        vision_width=sum(spec.vision_width for spec in specs),
+        vision_width=width,
+        slots_per_image=tried_slots(model.projector, first.slots_per_image, width, first.language_width),
         image_side=side,
         image_resize=round(first.image_resize * side / first.image_side),
         feature_norm=model.feature_norm,
