@@ -259,7 +259,6 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
                 f"model.canvases: {canvas[0]}x{canvas[1]} is not a multiple of the tower's side {shape.side}",
                 "write multiples of the tower's side, in pixels: [[336, 672], [672, 336]]",
             )
-    tokens = slots_of_tile(shape, model.feature_tokens)
     is_fused = len(model.backbones) > 2  # the projector then gets both towers' features, on the first one's grid
     return Spec(
         vision_width=vision_width,
