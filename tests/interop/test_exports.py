@@ -260,7 +260,7 @@ def test_an_export_is_never_quantised_and_says_who_does_it(tmp_path: Path, layou
     with pytest.raises(RecipeError, match=said):
         api.export(tmp_path, tmp_path / "out", layout=layout, quantize=4)
     with pytest.raises(RecipeError, match="not known"):
-        api.export(tmp_path, tmp_path / "out", layout="gguf", quantize=4)
+        api.export(tmp_path, tmp_path / "out", layout="onnx", quantize=4)
     assert not (tmp_path / "out").exists()
 
 

@@ -428,5 +428,5 @@ def test_a_layout_that_cannot_hold_the_model_says_so(original: Make, tmp_path: P
     with pytest.raises(RecipeError, match="no adapters"):
         export_model(original("plain"), tmp_path / "peft", layout="peft")
     with pytest.raises(RecipeError, match="not known"):
-        export_model(original("other"), tmp_path / "gguf", layout="gguf")
+        export_model(original("other"), tmp_path / "onnx", layout="onnx")
     assert not list(tmp_path.glob("[!.]*hf")) + list(tmp_path.glob("peft"))
