@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from vistune.errors import RecipeError, reason_of
 from vistune.model.shapes import VisionConfig
+from vistune.model.tower_class import missing_package, require_torchvision
 from vistune.model.tower_inputs import tower_inputs
 from vistune.model.tower_shape import (
     TowerShape,
@@ -260,10 +261,13 @@ def vision_config(source: str) -> VisionConfig:
 
 def read_config(source: str, what: str) -> PreTrainedConfig:
     """Read the config.json of a folder or hub name. Custom code is never run."""
+    require_torchvision()
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(source)
+    except ImportError as error:
+        raise missing_package(source, error) from None
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise RecipeError(
             f"{what} {source}: cannot be read: {reason_of(error)}", "name a model folder or a hub name"
