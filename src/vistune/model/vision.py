@@ -323,7 +323,7 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     if missing:  # transformers would initialise them at random
         raise RecipeError(
             f"vision tower {source}: {len(missing)} weights are missing, such as {missing[0]}",
-            "name a complete tower, or save the tower of a whole model into a folder of its own with transformers; "
+            "name a complete tower, or save the tower of a whole model into a separate folder with transformers; "
             "space=joint needs a joint CLIP's folder, with visual_projection",
         )
     return VisionTower(tower, spec, cut=cut)
