@@ -25,7 +25,7 @@ from PIL import Image
 from vistune.generation import generate
 from vistune.interop import layouts
 from vistune.processor import Processor
-from vistune.types import IMAGE_ID, Example, Message, ImageRef
+from vistune.types import IMAGE_ID, Example, ImageRef, Message
 
 THINGS = ("person", "dog", "dining table", "traffic light", "boat", "umbrella", "cup", "bicycle", "bench", "bird",
           "car", "backpack", "bottle", "chair", "clock", "handbag", "truck", "skateboard")  # fmt: skip

@@ -118,8 +118,8 @@ def measured(folder: Path, name: str, steps: int, real: dict[str, str] | None) -
 
     from vistune.data.stages import plan_stages
     from vistune.interop.load import recipe_processor
-    from vistune.planner.sizes import load_of, setup_of, sizes_of
     from vistune.planner.memory import memory
+    from vistune.planner.sizes import load_of, setup_of, sizes_of
     from vistune.planner.work import Device, seconds, this_cpu
     from vistune.progress import no_progress
     from vistune.training import Run

@@ -24,7 +24,7 @@ from evaluate import Peer, image, timed
 from vistune.generation import Engine
 from vistune.interop import layouts
 from vistune.processor import Processor
-from vistune.types import Example, Message, ImageRef
+from vistune.types import Example, ImageRef, Message
 
 STREAMS = 16
 ASKED = ("What is unusual about this?", "Describe what you see.", "Tell a short story about it.", "Write a poem.")

@@ -142,7 +142,8 @@ class Spec:
         feature_norm: `off`, `tower` (its own final norm on each feature layer) or `layer_norm` (without weights).
         image_mode: `square`, `pad`, `anyres` (an overview and the tiles of one of `canvases`, LLaVA-1.6) or `naflex`
             (a grid of patches with the image's aspect ratio, arXiv 2502.14786, section 2.4.2).
-        image_fit: `crop` (scale the shorter edge, then cut out the centre, as CLIP does) or `stretch` (as SigLIP does).
+        image_fit: `crop` (scale the shorter edge, then cut out the centre, as CLIP does), `crop_round` (the same, with
+            the corner of an uneven cut rounded as in timm) or `stretch` (as SigLIP does).
         image_resize: Length of the shorter edge before the centre is cut out, pixels (DINOv2: 256); 0 is `image_side`.
         image_resample: Pillow's number: 3 bicubic, 2 bilinear.
         towers: The inputs of two fused towers, in order; empty for one tower. `image_side` is then the larger side.

@@ -7,15 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
 from joint_folders import KINDS as JOINT
 from joint_folders import REFUSED, joint_model, save_config
-from PIL import Image
 from tiny_towers import with_changed_tower
 from torch import Tensor
+from tower_images import SHAPES, images, spec_for, tiles
 from tower_kinds import COMMON, KINDS, LAYERS, save_tower, saved_config, side_of
 from transformers import AutoImageProcessor, BitImageProcessorPil, SmolVLMImageProcessorPil, TimmWrapperConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -23,28 +22,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from vistune.errors import RecipeError
 from vistune.model import build, read_spec
 from vistune.model.image_rules import image_rules
+from vistune.model.tower_class import require_torchvision
 from vistune.model.tower_inputs import tower_inputs
 from vistune.model.tower_shape import describe_tower, tokens_first
 from vistune.model.vision import load_tower, vision_config
-from vistune.processor import load_tiles
 from vistune.recipe import Model
 from vistune.runs import checkpoint
-from vistune.types import ImageRef, Spec
-
-SHAPES = ((90, 40), (40, 90), (64, 64), (33, 29))  # width, height
-
-
-def images() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)) for width, height in SHAPES]
-
-
-def spec_for(folder: Path, backbones: Path, **changes: Any) -> Spec:
-    return read_spec(Model(vision=str(folder), language=str(backbones / "language"), projector="linear", **changes))
-
-
-def tiles(spec: Spec) -> Tensor:
-    return torch.cat([load_tiles(ImageRef(image), spec) for image in images()])
 
 
 def pixels(folder: Path) -> Tensor:
@@ -258,6 +241,16 @@ def test_a_tower_of_timm_names_the_extra_that_it_needs(tmp_path: Path, tiny_back
     with pytest.raises(RecipeError, match="'timm_wrapper' needs timm") as caught:
         spec_for(tmp_path, tiny_backbones)
     assert "vistune[timm]" in caught.value.hint
+    plain = {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(plain))  # without labels, which transformers asks timm for
+    for read in (vision_config, image_rules):
+        with pytest.raises(RecipeError, match="hub' needs timm"):
+            read(str(tmp_path / "hub"))
+    config.pretrained_cfg["crop_mode"] = "border"
+    config.save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=r"pretrained_cfg\.crop_mode 'border' in its config\.json is not supported"):
+        image_rules(str(tmp_path))
 
 
 def test_the_whole_image_is_the_tile_of_a_processor_that_cuts_tiles(tmp_path: Path) -> None:
@@ -294,3 +287,16 @@ def test_a_processor_that_needs_torchvision_is_read_without_it(tmp_path: Path) -
     read = image_rules(str(tmp_path))
     assert (read["image_fit"], read["image_side"], read["image_resample"]) == ("stretch", 224, 2)
     assert read["image_mean"] == (0.485, 0.456, 0.406)
+
+
+def test_a_torchvision_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an installation of a build for another torch, with which transformers cannot build any model."""
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    require_torchvision.cache_clear()
+    try:
+        with pytest.raises(RecipeError, match=r"torchvision cannot be imported.*nms does not exist") as caught:
+            vision_config(str(tmp_path))
+    finally:
+        require_torchvision.cache_clear()
+    assert "matches torch" in caught.value.hint

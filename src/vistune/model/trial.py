@@ -287,7 +287,10 @@ def _run_on_embeddings(config: LanguageConfig, *, with_cache: bool) -> tuple[flo
         # With a cache: without one, transformers looks at the positions' values for packed documents.
         of_ids = _count(lambda: body(input_ids=ids, use_cache=True))
         of_ids -= _count(lambda: model.get_input_embeddings()(ids))
-        of_rows = _count(lambda: body(inputs_embeds=rows, use_cache=True))
+        try:
+            of_rows = _count(lambda: body(inputs_embeds=rows, use_cache=True))
+        except (AttributeError, TypeError):  # such as DeepSeek-V4: it looks experts up by ids, and there are none
+            return None, True
         more = list((of_ids - of_rows).elements())
         if with_cache:
             cache = getattr(body(inputs_embeds=rows, use_cache=True), "cache", None)

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from vistune.errors import RecipeError, reason_of
 from vistune.model.shapes import VisionConfig
+from vistune.model.tower_class import missing_package, require_torchvision
 from vistune.model.tower_inputs import normalised, tower_inputs
 from vistune.model.tower_shape import (
     TowerShape,
@@ -262,12 +263,15 @@ def vision_config(source: str) -> VisionConfig:
 
 def read_config(source: str, what: str) -> PreTrainedConfig:
     """Read the config.json of a folder or hub name. Custom code is never run."""
+    require_torchvision()
     from transformers import AutoConfig
 
     if not Path(source).is_dir():
         fail_fast_without_network()
     try:
         return AutoConfig.from_pretrained(source)
+    except ImportError as error:
+        raise missing_package(source, error) from None
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise RecipeError(
             f"{what} {source}: cannot be read: {reason_of(error)}", "name a model folder or a hub name"
@@ -323,7 +327,7 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     if missing:  # transformers would initialise them at random
         raise RecipeError(
             f"vision tower {source}: {len(missing)} weights are missing, such as {missing[0]}",
-            "name a complete tower, or save the tower of a whole model into a folder of its own with transformers; "
+            "name a complete tower, or save the tower of a whole model into a separate folder with transformers; "
             "space=joint needs a joint CLIP's folder, with visual_projection",
         )
     return VisionTower(tower, spec, cut=cut)

@@ -192,8 +192,14 @@ def fit(image: Image.Image, spec: Spec) -> Image.Image:
     size = resized_to(image.size, spec)
     if image.size != size:
         image = image.resize(size, resample)
-    left, top = math.floor((size[0] - side) / 2), math.floor((size[1] - side) / 2)
+    left, top = cut_corner(size, spec)
     return image if size == (side, side) else image.crop((left, top, left + side, top + side))
+
+
+def cut_corner(size: tuple[int, int], spec: Spec) -> tuple[int, int]:
+    """Return (left, top) of the square that is cut out of a resized image."""
+    rounded = round if spec.image_fit == "crop_round" else math.floor
+    return rounded((size[0] - spec.image_side) / 2), rounded((size[1] - spec.image_side) / 2)
 
 
 def resized_to(size: tuple[int, int], spec: Spec) -> tuple[int, int]:

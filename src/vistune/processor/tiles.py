@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.processor.images import fit, image_size, open_image, pad_to_square, resized_to
+from vistune.processor.images import cut_corner, fit, image_size, open_image, pad_to_square, resized_to
 from vistune.processor.patch_grids import budget_of, grid_of, load_patches, naflex_slots
 from vistune.types import ImageRef, Spec
 
@@ -198,7 +198,7 @@ def _visible_box(size: Size, spec: Spec) -> tuple[float, float, float, float]:
         return left / width, top / height, (left + side) / width, (top + side) / height
     side = spec.image_side
     across, down = resized_to(size, spec)
-    left, top = math.floor((across - side) / 2), math.floor((down - side) / 2)
+    left, top = cut_corner((across, down), spec)
     return left / across, top / down, (left + side) / across, (top + side) / down
 
 
