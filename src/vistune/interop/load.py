@@ -18,6 +18,7 @@ from vistune.generation import Assistant
 from vistune.interop import build, layouts
 from vistune.interop.build import SourceModel, build_model
 from vistune.model import VisionLanguageModel, read_spec
+from vistune.model.kernel_caches import limit_kernel_caches
 from vistune.model.precision import resolve_device, resolve_dtype
 from vistune.model.shapes import LanguageConfig, VisionConfig
 from vistune.processor import Processor, default_template, load_tokenizer
@@ -44,6 +45,7 @@ def load(
         quantize: Load the language model's weights in 4 or 8 bits; tower, projector and head keep their precision.
         template: Chat template of a folder of another layout that does not name its own.
     """
+    limit_kernel_caches()
     device = resolve_device(device)
     precision = resolve_dtype(dtype, device)
     path = Path(model)

@@ -21,7 +21,13 @@ from vistune.data.stages import PlannedStage, plan_stages, with_first_shard
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.model.language import read_as_transformers
 from vistune.processor import blank_batch
-from vistune.training.distributed.parallelism import ModelWithLoss, choose_parallelism, gradient_sync, whole_copy, wrap
+from vistune.training.distributed.parallelism import (
+    ModelWithLoss,
+    choose_parallelism,
+    gradient_sync,
+    whole_on_cpu,
+    wrap,
+)
 from vistune.training.distributed.world import World
 from vistune.training.run import Run
 from vistune.types import Batch
@@ -178,5 +184,7 @@ def _gradients(
             (loss * world.size).backward()
         total += float(loss.detach())
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradients = {name: torch.zeros(p.shape) if p.grad is None else whole_copy(p.grad) for name, p in trainable.items()}
+    gradients = {
+        name: torch.zeros(p.shape) if p.grad is None else whole_on_cpu(p.grad).clone() for name, p in trainable.items()
+    }
     return _Gradients(len(step), sum(own for (own,) in world.gather(total)), gradients)

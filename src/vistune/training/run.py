@@ -19,6 +19,7 @@ from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
 from vistune.interop.load import ParentModel, as_resolved, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
+from vistune.model.kernel_caches import limit_kernel_caches
 from vistune.model.language import is_quantised, load_language, unwrap
 from vistune.model.precision import parts_in_bf16, store_in_bf16
 from vistune.processor import Processor
@@ -38,7 +39,7 @@ from vistune.runs.folder import (
 from vistune.runs.provenance import provenance_record, shards_of, versions
 from vistune.training.blind_check import BlindCheck, blind_check
 from vistune.training.checkpointing import Cursor, ResumePoint, Saver, load_state, rehearse, save_state
-from vistune.training.distributed.parallelism import choose_parallelism, copy_on_first, copy_states
+from vistune.training.distributed.parallelism import choose_parallelism, take_on_first, take_states
 from vistune.training.distributed.watchdog import Watchdog, with_heartbeat
 from vistune.training.distributed.world import World, stop_requested
 from vistune.training.largest_row import try_largest_row
@@ -64,6 +65,7 @@ class Run:
         world: World | None = None,
         hooks: Hooks | None = None,
     ) -> None:
+        limit_kernel_caches()
         refuse_adapted(recipe, parent)
         self.processor = recipe_processor(recipe, parent)
         if parent is not None:
@@ -327,7 +329,7 @@ class Run:
         """Save a whole checkpoint before the first step, with all parts that later stages train too."""
         model, trainer = training.trainer.model, training.trainer
         trained = self.trained.union(*(stage.learn for stage in self.recipe.stages[training.number :]))
-        tensors = checkpoint.snapshot(model, trained, copy_on_first(self.world))
+        tensors = checkpoint.snapshot(model, trained, take_on_first(self.world))
         state_bytes = 8 * sum(p.numel() for p in trainer.trainable)  # AdamW's two moments, in fp32
 
         def write(folder: Path) -> None:
@@ -337,7 +339,7 @@ class Run:
         self.saver.finish()
 
     def _save(self, training: StageTraining, done: int) -> None:
-        """Copy all tensors of a checkpoint now, and write it while training continues."""
+        """Write a checkpoint. On a GPU, tensors are copied now and written while training continues."""
         planned, trainer, finished = training.planned, training.trainer, done == training.steps
         extra = {
             "stage": training.number,
@@ -348,9 +350,9 @@ class Run:
             "measured": dict(self.validation),
             "precision": self.precision,
         }
-        trained, copy = frozenset(self.trained), copy_on_first(self.world)
-        tensors = checkpoint.snapshot(trainer.model, trained, copy)
-        optimizer = [] if finished else copy_states(trainer.optimizer.state_dict(), copy)
+        trained, take = frozenset(self.trained), take_on_first(self.world)
+        tensors = checkpoint.snapshot(trainer.model, trained, take)
+        optimizer = [] if finished else take_states(trainer.optimizer.state_dict(), take)
         lanes, plan = positions_at(trainer.loader, done, self.world), planned.plan
 
         def write_state(draft: Path) -> None:

@@ -110,29 +110,30 @@ def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[obj
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
 
-def whole_copy(tensor: Tensor) -> Tensor:
-    """Copy a tensor to the CPU as it is now, unsharded; all processes must call it for a sharded one."""
-    if isinstance(tensor, DTensor):
-        return tensor.full_tensor().cpu()
-    return tensor.detach().to("cpu", copy=True)
+def whole_on_cpu(tensor: Tensor) -> Tensor:
+    """Return a tensor on the CPU, unsharded; all processes must call it for a sharded one.
+
+    A whole tensor that is on the CPU already is returned itself, so training must wait until it is written.
+    """
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.detach().cpu()
 
 
-def copy_on_first(world: World) -> Callable[[Tensor], Tensor]:
-    """Return a function by which rank 0 takes whole copies; the others send their shards and keep nothing."""
+def take_on_first(world: World) -> Callable[[Tensor], Tensor]:
+    """Return a function by which rank 0 takes whole tensors; the others send their shards and keep nothing."""
 
-    def copy(tensor: Tensor) -> Tensor:
+    def take(tensor: Tensor) -> Tensor:
         if world.is_first:
-            return whole_copy(tensor)
+            return whole_on_cpu(tensor)
         if isinstance(tensor, DTensor):
             tensor.full_tensor()
         return torch.empty(0)
 
-    return copy
+    return take
 
 
-def copy_states(states: Sequence[State], copy: Callable[[Tensor], Tensor]) -> list[State]:
-    """Copy the states of optimizers, their tensors by `copy`."""
-    return [_map_state(state, lambda index, value: copy(value) if isinstance(value, Tensor) else value)
+def take_states(states: Sequence[State], take: Callable[[Tensor], Tensor]) -> list[State]:
+    """Collect the states of optimizers, their tensors by `take`."""
+    return [_map_state(state, lambda index, value: take(value) if isinstance(value, Tensor) else value)
             for state in states]  # fmt: skip
 
 
