@@ -166,7 +166,7 @@ class Server(uvicorn.Server):
 
 def serve(assistant: Assistant, settings: Settings, *, announce: Callable[[str], None]) -> None:
     """Answer requests until the process is asked to stop; call `announce` with the address when the server listens."""
-    if not logger.handlers:
+    if not logger.hasHandlers():  # the command line prints the log itself
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
