@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
@@ -84,22 +85,25 @@ def refuse_given(names: Collection[str], why: str, hint: str) -> None:
 
 
 def usage_error(error: TyperException) -> RecipeError:
-    """Return the error of a command line that cannot be parsed, with the place of the help."""
+    """Return the error of a command line that cannot be parsed, as one line."""
     ctx: Context | None = getattr(error, "ctx", None)
-    command = (
-        "vistune" if ctx is None else " ".join(["vistune", *ctx.command_path.split()[-1:]][: 1 + bool(ctx.parent)])
-    )
-    parameter = getattr(error, "param", None)
+    command = "vistune" if ctx is None or ctx.parent is None else f"vistune {ctx.info_name}"
+    parameter, option = getattr(error, "param", None), getattr(error, "option_name", "")
     hint = f"see {command} --help"
     match type(error).__name__:
         case "NoSuchOption":
-            option, similar = getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ()
+            similar = getattr(error, "possibilities", None) or ()
             return RecipeError(f"no such option: {option}", f"did you mean {', '.join(similar)}?" if similar else hint)
+        case "BadOptionUsage":
+            return RecipeError(f"{option} needs a value", hint)
         case "MissingParameter":
-            return RecipeError(f"{command}: {name_of(parameter)} is missing", hint)
+            return RecipeError(f"{name_of(parameter)} is missing", hint)
         case "BadParameter" if parameter is not None:
-            value, allowed = allowed_by(error)
-            return RecipeError(f"{name_of(parameter)} {value}: must be {allowed}", hint)
+            return RecipeError(_refused_value(error, name_of(parameter)), hint)
+    if unknown := re.match(r"No such command '([^']*)'(?:\. Did you mean (.*)\?)?", error.message):
+        return RecipeError(f"no such command: {unknown[1]}", f"did you mean {unknown[2]}?" if unknown[2] else hint)
+    if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", error.message):
+        return RecipeError(f"too many arguments: {extra[1]}", hint)
     return RecipeError(error.format_message().rstrip("."), hint)
 
 
@@ -108,18 +112,21 @@ def name_of(parameter: Any) -> str:
     if parameter is None:
         return "a value"
     is_option = parameter.param_type_name == "option"
-    return str(parameter.opts[0] if is_option else parameter.metavar or parameter.name.upper().rstrip("_"))
+    return str(parameter.opts[-1] if is_option else parameter.metavar or parameter.name.upper().rstrip("_"))
 
 
-def allowed_by(error: TyperException) -> tuple[str, str]:
-    """Return the refused value, and what it must be."""
+def _refused_value(error: TyperException, name: str) -> str:
+    """Say what the value of a parameter must be."""
     problems: Any = getattr(error.__cause__, "errors", list)()
     problem = problems[0] if problems else {}
-    limits = problem.get("ctx") or {}
-    words = {
-        "int_parsing": "a whole number",
-        "float_parsing": "a number",
-        "greater_than_equal": f"{limits.get('ge')} or more",
-        "less_than_equal": f"{limits.get('le')} or less",
-    }
-    return str(problem.get("input", "")), words.get(problem.get("type", ""), error.message)
+    limits, value = problem.get("ctx") or {}, problem.get("input", "")
+    match problem.get("type", ""):
+        case "int_parsing":
+            return f"{name} {value}: must be a whole number"
+        case "float_parsing":
+            return f"{name} {value}: must be a number"
+        case "greater_than_equal":
+            return f"{name} {value}: must be {limits.get('ge')} or more"
+        case "less_than_equal":
+            return f"{name} {value}: must be {limits.get('le')} or less"
+    return f"{name}: {error.message}"

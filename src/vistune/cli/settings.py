@@ -92,7 +92,7 @@ def language_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str
 
 def _chosen(option: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
-        raise RecipeError(f"{option} {value!r}: not supported", f"use {' or '.join(known)}")
+        raise RecipeError(f"{option} {value!r}: not supported", f"choose one of: {', '.join(known)}")
     return value
 
 
