@@ -99,6 +99,9 @@ def quickstart(
     stdout.print(f"{durations} · peak memory {summary.peak_memory_mb} MB")
     print_lines(f"Report: {out / 'report.html'}")
     print_lines(f"Chat with it: vistune chat {out} --image {_held_out_image(out)}")
+    if photographs is None:
+        print_lines(phrase("This model only knows drawn scenes. For your photographs:", current_language()))
+        print_lines("  vistune quickstart --data FOLDER --out runs/photographs")
 
 
 def _held_out_image(run: Path) -> Path:

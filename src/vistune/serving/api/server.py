@@ -105,6 +105,7 @@ class Server(uvicorn.Server):
         self.socket = _listen(settings.host, settings.port)
         fetcher = Fetcher(frozenset(host.lower() for host in settings.fetch_from))
         self.service = ModelService(assistant, name=settings.name, limits=settings.limits, fetcher=fetcher)
+        self.service.samples = settings.samples
         self._drain_began: float | None = None
         super().__init__(
             uvicorn.Config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from vistune.grounding import Scene, ask
 from vistune.scenes import render, scenes_of
+from vistune.serving.api.run_samples import RunSample
 
 FOLDER = Path(__file__).parents[1] / "page"
 TYPES = {
@@ -44,10 +45,26 @@ HEADERS = {
 
 
 @cache
-def contents() -> Mapping[str, tuple[str, bytes]]:
-    """Return the content type and the bytes of every path."""
+def contents(own: tuple[RunSample, ...] | None = None) -> Mapping[str, tuple[str, bytes]]:
+    """Return the content type and the bytes of every path.
+
+    Args:
+        own: For a model that knows the built-in scenes only: the samples that it answered correctly.
+    """
     files = {path: (TYPES[Path(name).suffix], (FOLDER / name).read_bytes()) for path, name in FILES.items()}
-    return {**files, **_samples()}
+    return {**files, **(_samples() if own is None else _own_samples(own))}
+
+
+def _own_samples(own: Sequence[RunSample]) -> dict[str, tuple[str, bytes]]:
+    """Return the files of a run's samples."""
+    files = {path: ("image/png", sample.png) for path, sample in zip(SAMPLE_IMAGES, own, strict=False)}
+    rows = [{"picture": path, "questions": dict(sample.questions)} for path, sample in zip(files, own, strict=True)]
+    return {**files, SAMPLES: _listing(rows, scenes_only=True)}
+
+
+def _listing(rows: Sequence[Mapping[str, object]], *, scenes_only: bool) -> tuple[str, bytes]:
+    listing = {"scenes_only": scenes_only, "samples": rows}
+    return "application/json", json.dumps(listing, ensure_ascii=False).encode()
 
 
 def _samples() -> dict[str, tuple[str, bytes]]:
@@ -63,7 +80,7 @@ def _samples() -> dict[str, tuple[str, bytes]]:
         drawn.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(buffer, "PNG")
         files[path] = "image/png", buffer.getvalue()
         rows.append({"picture": path, "questions": questions})
-    files[SAMPLES] = "application/json", json.dumps(rows, ensure_ascii=False).encode()
+    files[SAMPLES] = _listing(rows, scenes_only=False)
     return files
 
 
