@@ -32,18 +32,18 @@ def test_a_stage_prints_its_steps_and_events_without_a_terminal(capsys: pytest.C
     train_three_steps(Settings())
     lines = [line[9:] for line in capsys.readouterr().err.splitlines()]
     assert lines[0] == "tune: resumed at 1 of 3"
-    assert lines[1].startswith("tune: 2 of 3 · loss 2.500 · learning rate 1.0e-03 · 3,200 tokens/s · 1.2 GB")
-    assert lines[-3] == "tune: 3 of 3 · validation loss 2.1000"
-    assert lines[-2] == "tune: 3 of 3 · checkpoint run/checkpoints/1-tune-000003"
-    assert lines[-1].startswith("tune: 3 of 3 in 0 s · loss 2.400 · ")
+    assert lines[1].startswith("tune: 2 of 3, loss 2.500, learning rate 1.0e-03, 3,200 tokens/s, 1.2 GB")
+    assert lines[-3] == "tune: 3 of 3, validation loss 2.1000"
+    assert lines[-2] == "tune: 3 of 3, checkpoint run/checkpoints/1-tune-000003"
+    assert lines[-1].startswith("tune: 3 of 3 in 0 s, loss 2.400, ")
 
 
 def test_the_lines_are_korean_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
     train_three_steps(Settings(language="ko"))
     lines = [line[9:] for line in capsys.readouterr().err.splitlines()]
     assert lines[0] == "tune: 3 중 1에서 이어서 시작"
-    assert lines[1].startswith("tune: 3 중 2 · 손실 2.500 · 학습률 1.0e-03 · 초당 3,200토큰")
-    assert lines[-3] == "tune: 3 중 3 · 검증 손실 2.1000"
+    assert lines[1].startswith("tune: 3 중 2, 손실 2.500, 학습률 1.0e-03, 초당 3,200토큰")
+    assert lines[-3] == "tune: 3 중 3, 검증 손실 2.1000"
 
 
 def test_json_lines_have_the_values_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,9 +87,13 @@ def test_a_short_task_without_events_is_silent(capsys: pytest.CaptureFixture[str
 
 
 def test_a_task_that_fails_says_where(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyError), using(Settings()), progress_lines("tune", 3) as advance:
-        advance(1, values=STEP)
-        raise KeyError("x")
+    def fail() -> None:
+        with using(Settings()), progress_lines("tune", 3) as advance:
+            advance(1, values=STEP)
+            raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        fail()
     assert "tune: stopped at 1 of 3 after 0 s" in capsys.readouterr().err
 
 
@@ -104,7 +108,7 @@ def test_a_bar_shows_the_values_and_puts_events_above(monkeypatch: pytest.Monkey
     shown = console.file.getvalue()
     assert " 2/2 " in shown
     assert "loss 2.500" in shown
-    assert "tune: 2 of 2 · checkpoint 1-tune-000002\n" in shown
+    assert "tune: 2 of 2, checkpoint 1-tune-000002\n" in shown
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_data_and_models_are_filled_in(name: str, tmp_path: Path) -> None:
     data = tmp_path / "my data, 1.json"
     data.write_text("[]")
     has_origin = load_recipe(name).origin is not None
-    models = {"origin": "towers/one: two"} if has_origin else OWN_MODELS
+    models = {"start_from": "towers/one: two"} if has_origin else OWN_MODELS
     path = tmp_path / "copy.yaml"
     path.write_text(
         start_recipe(name, StartingValues(data=(data, tmp_path), images=tmp_path, **models)), encoding="utf-8"
@@ -53,7 +53,7 @@ def test_data_and_models_are_filled_in(name: str, tmp_path: Path) -> None:
         ("quickstrat", StartingValues(), "did you mean 'quickstart'"),
         ("smol", StartingValues(images=Path()), "--images needs --data"),
         ("smol", StartingValues(data=(Path("nothere.json"),)), "nothere.json: no such file or folder"),
-        ("smol", StartingValues(origin="model"), "smol starts from backbones"),
+        ("smol", StartingValues(start_from="model"), "smol starts from backbones"),
         ("llava-v1.5-7b-task-lora", StartingValues(vision="model"), "starts from a model with its own backbones"),
     ],
 )

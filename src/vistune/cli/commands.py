@@ -62,11 +62,11 @@ class Program(TyperGroup):
         for command in self.commands.values():
             command.params = [*command.params, *shared]
 
-    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *arguments: Any, **options: Any) -> Any:
         """Run the command that the arguments name, with the shared options that are anywhere among them."""
         settings, rest = read_settings(sys.argv[1:] if args is None else args, os.environ)
         with using(settings):
-            return super().main(rest, **options)
+            return super().main(rest, *arguments, **options)
 
     def get_help(self, ctx: Context) -> str:
         return page(self, ctx, CURRENT.get().language)

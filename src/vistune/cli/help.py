@@ -9,7 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
@@ -29,7 +29,7 @@ WORDS = {  # Korean
     "options": "옵션", "default: {}": "기본값: {}", "required": "필수", "{} or more": "{} 이상", "{} to {}": "{}~{}",
     "TEXT": "TEXT", "`vistune COMMAND --help` explains a command.": "명령마다 도움말이 있습니다: vistune 명령 --help",
 }  # fmt: skip
-METAVARS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
+METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
 EXIT_CODES = {
     0: "done",
     2: "a fault in the command, the recipe or a file; the message says what to do",
@@ -114,8 +114,8 @@ def option_name(parameter: TyperOption, names: Sequence[str]) -> str:
     if parameter.is_flag:
         return listed
     annotation = parameter.type_descriptor.annotation
-    kind = next(iter(get_args(annotation)), str) if get_origin(annotation) is list else annotation
-    return f"{listed} {parameter.metavar or METAVARS.get(kind, 'TEXT')}"
+    kinds: tuple[Any, ...] = get_args(annotation) or (annotation,)  # that of a list is the kind of its items
+    return f"{listed} {parameter.metavar or METAVARS.get(kinds[0], 'TEXT')}"
 
 
 def remarks(parameter: object, ctx: Context, language: str) -> str:

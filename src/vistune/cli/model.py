@@ -149,7 +149,7 @@ def type_table(summary: QuickstartSummary) -> Table:
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="Name of a built-in recipe, or a YAML file. With --resume alone: a run folder."),
+        typer.Argument(help="Name of a built-in recipe, or a YAML file. With only --resume: a run folder."),
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Required for a new run.")] = None,
@@ -177,8 +177,8 @@ def train(
         raise RecipeError(f"{out}: no run to resume", "check the path, or remove --resume")
     api.train(loaded, out, resume=resume, progress=progress_bar, on_message=print_message)
     if is_first_process():
-        said = phrase("{out}: finished. Chat with it:", current_language(), out=out)
-        print_lines(f"{said} vistune chat {out} --image FILE")
+        finished = phrase("{out}: finished. Chat with it:", current_language(), out=out)
+        print_lines(f"{finished} vistune chat {out} --image FILE")
 
 
 def _recipe_of_run(run: Path) -> tuple[str, Path]:

@@ -30,8 +30,8 @@ def print_plan(plan: Plan) -> None:
         what = in_users_language(assumed)
         stdout.print(say("Your data is not here, so this is assumed: {what}", what=what))
     stdout.print(_summary_table(plan))
-    kept = sum(stage.disk.kept for stage in plan.stages)
-    print_lines(say("Disk: {size} for checkpoints.", size=bytes_text(kept)))
+    size = bytes_text(sum(stage.disk.kept for stage in plan.stages))
+    print_lines(say("Disk: {size} for checkpoints.", size=size))
     if any(stage.steps is None for stage in plan.stages):
         print_lines(say("The time depends on the data: name it, or give --samples N."))
     if not all(device.fits for stage in plan.stages for device in stage.devices[1:2]):
@@ -81,7 +81,7 @@ def _dollars(stages: Sequence[DeviceForecast]) -> str:
 
 
 def _smaller_ways(stages: Sequence[StageForecast]) -> str:
-    """List the ways that need less memory than the recipe, with what the largest stage then needs."""
+    """List the ways that need less memory than the recipe, with the memory of the largest stage."""
     needed = max(device.memory.total for stage in stages for device in stage.devices[-1:])
     ways: dict[str, float] = {}
     for stage in stages:

@@ -1,6 +1,6 @@
 """Show the progress of a task on stderr: a bar on a terminal; elsewhere a line every 30 seconds and at each event.
 
-A task of which nothing was printed and that took less than a second stays silent. With `--log-format json` each line is
+A task that took less than a second, and reported no event or values, stays silent. With `--log-format json` each line is
 a JSON object: event (start, progress, resumed, validation, checkpoint, end, stopped), task, done, total, seconds,
 seconds_left, and the values of the task's last step.
 """
@@ -40,10 +40,10 @@ VALUES = {  # of a training step, in the order in which they are shown
     "supervised_share": "{:.0%} supervised",
     "mfu": "MFU {:.0%}",
 }
+GREY_LOSS = "validation loss without images"
 EVENT_VALUES = {
     "checkpoint": "checkpoint",
     "validation_loss": "validation loss",
-    "validation_loss_without_pictures": "validation loss without images",
 }
 
 
@@ -156,20 +156,20 @@ class LoggedTask:
             return f"{self.label}: {self.phrase(name, time=took)}"
         match event:
             case "end":
-                said = self.phrase("{count} in {time}", count=count, time=took)
+                text = self.phrase("{count} in {time}", count=count, time=took)
             case "stopped":
-                said = self.phrase("stopped at {count} after {time}", count=count, time=took)
+                text = self.phrase("stopped at {count} after {time}", count=count, time=took)
             case "resumed":
                 return f"{self.label}: {self.phrase('resumed at {count}', count=count)}"
             case "progress" | "start":
-                said = count
+                text = count
             case _:
-                named = {self.phrase(EVENT_VALUES.get(name, name)): shown(value) for name, value in values.items()}
-                listed = " · ".join(f"{name} {value}" for name, value in named.items())
+                texts = {self.phrase(event_value(name)): shown(value) for name, value in values.items()}
+                listed = ", ".join(f"{name} {value}" for name, value in texts.items())
                 return f"{self.label}: {count} · {listed}"
         note = note_of(self.values, self.language) or self.note
         remaining = "" if left is None else self.phrase("{time} left", time=duration(left, self.language))
-        return f"{self.label}: " + " · ".join(part for part in (said, note, remaining) if part)
+        return f"{self.label}: " + ", ".join(part for part in (text, note, remaining) if part)
 
     def phrase(self, template: str, **fields: object) -> str:
         """Fill a template in the user's language."""
@@ -179,7 +179,12 @@ class LoggedTask:
 def note_of(values: Mapping[str, float], language: str) -> str:
     """Describe a step's values, in the order of `VALUES`."""
     forms = {name: log.template_in(form, language) for name, form in VALUES.items() if name in values}
-    return " · ".join(form.format(values[name]) for name, form in forms.items())
+    return ", ".join(form.format(values[name]) for name, form in forms.items())
+
+
+def event_value(name: str) -> str:
+    """Return how a line names a value of an event."""
+    return EVENT_VALUES.get(name) or (GREY_LOSS if name.startswith("validation_loss_without") else name)
 
 
 def shown(value: object) -> str:

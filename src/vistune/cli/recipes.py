@@ -64,7 +64,7 @@ def init(
     if out.exists():
         raise RecipeError(f"{out}: already exists", "give another file with --out")
     values = StartingValues(
-        data=tuple(data or ()), images=images, vision=vision, language=language_model, origin=start_from
+        data=tuple(data or ()), images=images, vision=vision, language=language_model, start_from=start_from
     )
     text = start_recipe(recipe, values)
     language = current_language()

@@ -50,20 +50,20 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> t
     """
     settings = Settings(language=language_of(arguments, environment))
     rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word == "--":
-            return settings, [*rest, word, *words]
-        if word in LEVELS:
-            settings = _with_level(settings, LEVELS[word])
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            return settings, [*rest, argument, *waiting]
+        if argument in LEVELS:
+            settings = _with_level(settings, LEVELS[argument])
         elif name == "--lang":
-            _ = equals or next(words, "")
+            _ = equals or next(waiting, "")
         elif name == "--log-format":
-            chosen = _chosen(name, value if equals else next(words, ""), LOG_FORMATS)
+            chosen = _chosen(name, value if equals else next(waiting, ""), LOG_FORMATS)
             settings = replace(settings, log_format=cast("LogFormat", chosen))
         else:
-            rest.append(word)
+            rest.append(argument)
     return settings, rest
 
 

@@ -32,8 +32,8 @@ RARE_ANSWER = 0.01  # answers below this share do not lower the uniform guess
 COMMON_WORD = 0.3  # words in more questions than this belong to the wording
 MARGINS = {True: 0.05, False: 0.15}  # by which the guesser may exceed a uniform guess: yes-no questions, others
 
-# The first pattern that matches names the type. A question and its translation have the same type, so the types are
-# those that both languages tell apart: "what colour" and "which colour" are one in Korean.
+# The first pattern that matches names the type. A question and its translation have the same type, so only types that
+# both languages distinguish are used: "what colour" and "which colour" are one in Korean.
 _TWO = r"[가-힣][과와] \S.* (?:가운데|중에?서?) .*(?:더|어느)"
 _QUESTION_TYPES = (
     ("how_many", re.compile(r"\bhow (?:many|much)\b|몇 |몇[가-힣]|얼마나 많")),
@@ -44,8 +44,8 @@ _QUESTION_TYPES = (
     ("what", re.compile(r"^(?:what|which|in a few words, what)\b|무엇|뭐|뭘|어느|어떤|무슨")),
     ("how", re.compile(r"^how\b|어떻게|어떠")),
     ("is_there", re.compile(
-        r"^(?:is|are) there (?!more\b)|^(?:can|do) you see (?!more\b)|^does the (?:picture|image|photo\w*) show\b"
-        r"|(?<!많)(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)"
+        r"^(?:is|are) there\b|^(?:can|do) you see\b|^does the \w+ show\b"
+        r"|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)|더 많은가요"
     )),
     ("yes_no", re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|will)\b|(?:나요|까요?|가요)\s*\?")),
     ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),

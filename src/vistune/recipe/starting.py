@@ -1,4 +1,4 @@
-"""Start a recipe of one's own from a shipped one: list them, and copy one with comments and filled-in values.
+"""Start a recipe from a shipped one: list them, and copy one with comments and filled-in values.
 
 shipped YAML + data and models -> YAML with a comment at each key, which reads back as the same recipe
 """
@@ -19,26 +19,27 @@ from vistune.recipe.schema import Model, Recipe, Stage, Strict
 from vistune.registry import guess
 
 KEY = re.compile(r"(?P<indent> *)(?P<item>- )?(?P<key>\w+):(?P<value> .*)?$")
+SECTIONS: Mapping[str, type[Strict]] = {"model": Model, "stages": Stage}
 WIDTH = 100  # of a line
 
 
 @dataclass(frozen=True, slots=True)
 class StartingValues:
-    """What to fill into a copy of a recipe.
+    """The values to fill into a copy of a recipe.
 
     Attributes:
         data: Data files, in place of those of the stages.
         images: Image folder of the data.
         vision: Folder or hub name of the vision tower.
         language: Folder or hub name of the language model.
-        origin: Model to start from, for a recipe with `from`.
+        start_from: Model to start from, for a recipe with `from`.
     """
 
     data: Sequence[Path] = ()
     images: Path | None = None
     vision: str | None = None
     language: str | None = None
-    origin: str | None = None
+    start_from: str | None = None
 
 
 def shipped_text(name: str) -> str:
@@ -61,7 +62,7 @@ def about_recipe(name: str) -> str:
 def start_recipe(name: str, values: StartingValues) -> str:
     """Return the YAML of a shipped recipe with the values filled in, and a comment at the first use of each key.
 
-    Raises RecipeError or DataError for a value that the recipe has no place for, or a file that is not there.
+    Raises RecipeError for a value that the recipe cannot have, and DataError for a file that is not there.
     """
     text = shipped_text(name)
     tree = parse_yaml(text, name)
@@ -71,9 +72,9 @@ def start_recipe(name: str, values: StartingValues) -> str:
         if value is not None:
             text = _with_value(text, "model", key, value)
             tree["model"][key] = value
-    if values.origin is not None:
-        text = _with_value(text, "from", "model", values.origin)
-        tree["from"]["model"] = values.origin
+    if values.start_from is not None:
+        text = _with_value(text, "from", "model", values.start_from)
+        tree["from"]["model"] = values.start_from
     if values.data:
         images = {} if values.images is None else {"images": str(values.images)}
         tree["data"] = [{"file": str(path), **images} for path in values.data]
@@ -94,7 +95,7 @@ def _refuse(name: str, tree: Mapping[str, object], values: StartingValues) -> No
             raise DataError(f"{path}: no such file or folder", "check the path")
     if "from" in tree and (values.vision or values.language):
         raise RecipeError(f"{name} starts from a model with its own backbones", "use --from to name another model")
-    if "from" not in tree and values.origin:
+    if "from" not in tree and values.start_from:
         raise RecipeError(
             f"{name} starts from backbones, not from a model", "use --vision and --language-model, or another recipe"
         )
@@ -106,8 +107,8 @@ def _with_value(text: str, section: str, key: str, value: str) -> str:
     assert start is not None
     quoted = _flow(value)
     pattern = re.compile(rf"(\b{key}: )(\[[^\]]*\]|[^\s,}}#]+)([^#\n]*?)( *#[^\n]*)?$", re.MULTILINE)
-    head, tail = text[: start.start()], text[start.start() :]
-    return head + pattern.sub(lambda match: match[1] + quoted + match[3], tail, count=1)
+    before, section_text = text[: start.start()], text[start.start() :]
+    return before + pattern.sub(lambda match: match[1] + quoted + match[3], section_text, count=1)
 
 
 def _with_data(text: str, data: Sequence[Mapping[str, str]]) -> str:
@@ -119,9 +120,8 @@ def _with_data(text: str, data: Sequence[Mapping[str, str]]) -> str:
 
 def _flow(value: object) -> str:
     """Return a value as YAML on one line."""
-    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=10_000).strip()[
-        1:-1
-    ]
+    listed = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=10_000)
+    return listed.strip()[1:-1]
 
 
 def _commented(lines: Sequence[str]) -> Iterator[str]:
@@ -129,18 +129,16 @@ def _commented(lines: Sequence[str]) -> Iterator[str]:
     section: type[Strict] = Recipe
     explained: set[tuple[type[Strict], str]] = set()
     for line in lines:
-        found = KEY.match(line)
-        if found is None:
+        match = KEY.match(line)
+        if match is None:
             yield line
             continue
-        if not found["indent"] and not found["item"]:
-            section = {"model": Model, "stages": Stage}.get(found["key"], Recipe)
-        owner = section if found["indent"] else Recipe
-        if (about := _about(owner, found["key"])) and (owner, found["key"]) not in explained:
-            explained.add((owner, found["key"]))
-            indent = found["indent"] + ("  " if found["item"] else "")
-            # The comment of a list's first item stands above the item.
-            yield from _comment(about, found["indent"] if found["item"] else indent)
+        if not match["indent"] and not match["item"]:
+            section = SECTIONS.get(match["key"], Recipe)
+        owner = section if match["indent"] else Recipe
+        if (about := _about(owner, match["key"])) and (owner, match["key"]) not in explained:
+            explained.add((owner, match["key"]))
+            yield from _comment(about, match["indent"])
         yield line
 
 

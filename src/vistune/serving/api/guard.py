@@ -170,7 +170,7 @@ class Guard:
             self.metrics.requests.labels(route, str(status or 499)).inc()
             method = scope["method"] if scope["method"] in METHODS else "other"
             seconds = time.monotonic() - start
-            is_asset = route.startswith(PAGE_FILES) and (status or 499) < 400
+            is_asset = str(route).startswith(PAGE_FILES) and (status or 499) < 400
             level = logging.DEBUG if is_asset else logging.INFO
             logger.log(level, "%s %s %s %d %.3f s", request_id, method, route, status or 499, seconds)
 

@@ -50,9 +50,9 @@ def _chosen(lines: list[dict[str, Any]], images: Path) -> Iterator[RunSample]:
             right.setdefault(name, {}).setdefault(line["language"], []).append(line)
     types: set[str] = set()
     for name, by_language in right.items():
-        new = [line for line in by_language.get("en", ()) if line.get("type") not in types]
+        new = [line for line in by_language.get("en", ()) if str(line.get("type")) not in types]
         if new and by_language.get("ko") and (images / name).is_file() and len(types) < SAMPLES:
-            types.add(new[0].get("type"))
+            types.add(str(new[0].get("type")))
             questions = {"en": new[0]["prompt"], "ko": by_language["ko"][0]["prompt"]}
             yield RunSample(_png(images / name), questions)
 

@@ -58,18 +58,20 @@ def contents(own: tuple[RunSample, ...] | None = None) -> Mapping[str, tuple[str
 def _own_samples(own: Sequence[RunSample]) -> dict[str, tuple[str, bytes]]:
     """Return the files of a run's samples."""
     files = {path: ("image/png", sample.png) for path, sample in zip(SAMPLE_IMAGES, own, strict=False)}
-    rows = [{"picture": path, "questions": dict(sample.questions)} for path, sample in zip(files, own, strict=True)]
-    return {**files, SAMPLES: _listing(rows, scenes_only=True)}
+    questions = {path: sample.questions for path, sample in zip(files, own, strict=True)}
+    return {**files, SAMPLES: _listing(questions, scenes_only=True)}
 
 
-def _listing(rows: Sequence[Mapping[str, object]], *, scenes_only: bool) -> tuple[str, bytes]:
+def _listing(questions: Mapping[str, Mapping[str, str]], *, scenes_only: bool) -> tuple[str, bytes]:
+    """Return the list of samples as JSON. `questions`: by the path of the image, and by language."""
+    rows = [{"picture": path, "questions": dict(by_language)} for path, by_language in questions.items()]
     listing = {"scenes_only": scenes_only, "samples": rows}
     return "application/json", json.dumps(listing, ensure_ascii=False).encode()
 
 
 def _samples() -> dict[str, tuple[str, bytes]]:
     """Draw held-out scenes, and write their list with a question about each."""
-    rows: list[dict[str, object]] = []
+    listed: dict[str, Mapping[str, str]] = {}
     files: dict[str, tuple[str, bytes]] = {}
     scenes = list(scenes_of("heldout", max(SAMPLE_SCENES) + 1, SEED))
     for (number, kind), path in zip(SAMPLE_SCENES.items(), SAMPLE_IMAGES, strict=True):
@@ -79,8 +81,8 @@ def _samples() -> dict[str, tuple[str, bytes]]:
         drawn = Image.fromarray(render(scenes[number]))
         drawn.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(buffer, "PNG")
         files[path] = "image/png", buffer.getvalue()
-        rows.append({"picture": path, "questions": questions})
-    files[SAMPLES] = _listing(rows, scenes_only=False)
+        listed[path] = questions
+    files[SAMPLES] = _listing(listed, scenes_only=False)
     return files
 
 
