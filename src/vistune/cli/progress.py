@@ -1,7 +1,7 @@
 """Show the progress of a task on stderr: a bar on a terminal; elsewhere a line every 30 seconds and at each event.
 
-A task that took less than a second, and reported no event or values, stays silent. With `--log-format json` each line is
-a JSON object: event (start, progress, resumed, validation, checkpoint, end, stopped), task, done, total, seconds,
+A task that took less than a second, and reported no event or values, stays silent. With `--log-format json` each line
+is a JSON object: event (start, progress, resumed, validation, checkpoint, end, stopped), task, done, total, seconds,
 seconds_left, and the values of the task's last step.
 """
 
@@ -166,7 +166,7 @@ class LoggedTask:
             case _:
                 texts = {self.phrase(event_value(name)): shown(value) for name, value in values.items()}
                 listed = ", ".join(f"{name} {value}" for name, value in texts.items())
-                return f"{self.label}: {count} · {listed}"
+                return f"{self.label}: {count}, {listed}"
         note = note_of(self.values, self.language) or self.note
         remaining = "" if left is None else self.phrase("{time} left", time=duration(left, self.language))
         return f"{self.label}: " + ", ".join(part for part in (text, note, remaining) if part)
