@@ -399,7 +399,9 @@ class Run:
 
     def _stopped(self) -> Stopped:
         stage, step = self.reached
-        return Stopped(f"{self.out}: stopped at step {step} of stage {stage}", "continue with --resume")
+        return Stopped(
+            f"{self.out}: stopped at step {step} of stage {stage}", f"continue with vistune train --resume {self.out}"
+        )
 
     def _note_unsaved(self, error: BaseException) -> None:
         with suppress(DiskError):  # the disk may be full for this file too; the log has the error
