@@ -667,6 +667,10 @@ def serve(
         from vistune.serving.api.server import check, serve, use_one_arena
     except ImportError as error:
         raise RecipeError(f"vistune serve needs {error.name}", "pip install 'vistune[serve]'") from None
+    from vistune.serving.api.run_samples import samples_of_run
+
     check(settings)  # before the weights are loaded
+    if settings.samples is None:
+        settings = replace(settings, samples=samples_of_run(model))
     use_one_arena()
     serve(load(model, **options), settings, announce=announce)

@@ -43,7 +43,7 @@ def is_put_together(message: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("catalogue", ["errors", "messages"])
+@pytest.mark.parametrize("catalogue", ["errors", "messages", "phrases"])
 def test_every_korean_text_translates_a_message_of_the_program(catalogue: str) -> None:
     translations = json.loads((PACKAGE / "cli" / f"{catalogue}.ko.json").read_text(encoding="utf-8"))
     assert [message for message in translations if not is_printed(message)] == []

@@ -1,34 +1,23 @@
-"""Options that several commands share, and functions that print: results to stdout, messages and bars to stderr."""
+"""Options that several commands share, and functions that print: results to stdout, messages and progress to stderr."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
 from rich.text import Text
 
-from vistune.cli.commands import current_language
-from vistune.progress import Advance
-from vistune.translations import translate_message
+from vistune.cli.log import in_language, print_message, stderr
+from vistune.cli.progress import progress_bar
+from vistune.cli.settings import current_language
+
+__all__ = ["in_language", "print_message", "progress_bar", "stderr"]
 
 stdout = Console(highlight=False, emoji=False, markup=False)  # ids, paths and answers may contain brackets
-stderr = Console(stderr=True, highlight=False, emoji=False)
 
 RecipeName = Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")]
 Overrides = Annotated[
@@ -61,59 +50,11 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def print_message(message: str) -> None:
-    """Print a message on stderr, above a progress bar that is running."""
-    stderr.print(in_users_language(message), soft_wrap=True, markup=False)
-
-
 def in_users_language(message: str) -> str:
     """Translate a message of a run; it stays English if it has no translation."""
-    return translate_message(message, "cli/messages", current_language()) or message
-
-
-class Rate(ProgressColumn):
-    """Steps per second, or seconds per step. Empty during the first second."""
-
-    def render(self, task: Task) -> Text:
-        took = task.finished_time if task.finished else task.elapsed
-        speed = (task.finished_speed or task.speed) if took and took >= 1 else None
-        rate = "" if not speed else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
-        return Text(rate, style="cyan")
-
-
-class Note(ProgressColumn):
-    """The task's note, on one line: cut off at the width that the other columns leave."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+    return in_language(message, current_language())
 
 
 def is_first_process() -> bool:
     """Return whether this is the only process or the first of torchrun's, which prints the results."""
     return os.environ.get("RANK", "0") == "0"
-
-
-@contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Advance]:
-    """Show a progress bar on stderr: count, rate, remaining time, and a note such as the loss."""
-
-    def whole() -> Column:  # rich shortens the other columns first
-        return Column(no_wrap=True)
-
-    columns = (
-        TextColumn("{task.description:<14}", table_column=whole()),
-        BarColumn(bar_width=16, table_column=whole()),
-        MofNCompleteColumn(table_column=whole()),
-        Rate(table_column=whole()),
-        TimeRemainingColumn(elapsed_when_finished=True, table_column=whole()),
-        Note(),
-    )
-    with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task(label, total=total, note="")
-
-        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
-            progress.update(task, advance=count, total=total)
-            if note:
-                progress.update(task, note=note)
-
-        yield advance

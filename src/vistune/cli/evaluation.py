@@ -27,7 +27,6 @@ from vistune.cli.console import (
     stdout,
 )
 from vistune.errors import RecipeError
-from vistune.progress import no_progress
 from vistune.records import lines_of
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def evaluate(
         blind_limit=blind or None,
         letters=letters,
         again=again,
-        progress=no_progress if as_json else progress_bar,
+        progress=progress_bar,
         on_message=print_message,
         **api.LoadOptions(device=device, dtype=dtype, quantize=quantize),
     )
@@ -117,7 +116,7 @@ def evaluate(
 
 def print_comparison(comparison: Comparison, out: Path | None) -> None:
     """Print the figures of one evaluation, or the table of several."""
-    from vistune.evaluation import markdown
+    from vistune.evaluation import figures_tables, remarks
 
     results = comparison.results
     if len(results) == 1:
@@ -127,7 +126,13 @@ def print_comparison(comparison: Comparison, out: Path | None) -> None:
         if (groups := group_table(results[0])).row_count:
             stdout.print(groups)
     if len(results) > 1 or comparison.tasks[0].published:
-        print_lines(markdown(comparison))
+        for figures in figures_tables(comparison):
+            table = Table("", *figures.columns, title=f"{figures.task}, {count_of(figures.count, 'question')}")
+            for name, values in figures.rows.items():
+                table.add_row(name, *values)
+            stdout.print(table)
+        for remark in remarks(comparison):
+            stdout.print(f"- {remark}")
     if out is not None and len(results) > 1:
         print_lines(f"{out / 'comparison.html'}: all metrics, and the questions on which the models differ")
 
@@ -167,7 +172,6 @@ def answer(
 ) -> None:
     """Let a model answer your questions. Writes a predictions file. To resume, run the same command again."""
     loading = api.LoadOptions(device=device, dtype=dtype, quantize=quantize)
-    bar = no_progress if as_json else progress_bar
     answered = api.answer(
         model,
         questions,
@@ -175,7 +179,7 @@ def answer(
         images=images,
         max_tokens=max_tokens,
         again=again,
-        progress=bar,
+        progress=progress_bar,
         on_message=print_message,
         **loading,
     )
@@ -313,7 +317,7 @@ def score(
         judge=endpoint,
         judgements=judgements,
         opinions=opinions,
-        progress=no_progress if as_json else progress_bar,
+        progress=progress_bar,
     )
     for message in (*lines_of(result.unread_fields), *result.warnings):
         print_message(message)

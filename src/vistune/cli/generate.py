@@ -12,7 +12,6 @@ from vistune import api
 from vistune.cli.commands import refuse_given
 from vistune.cli.console import Json, count_of, print_json, print_lines, print_message, progress_bar
 from vistune.errors import RecipeError
-from vistune.progress import no_progress
 from vistune.records import lines_of
 from vistune.registry import lookup
 
@@ -174,10 +173,9 @@ def generate(
         plan = api.plan_generation(source, config, service, **selection)
         print_json(plan.to_dict()) if as_json else print_lines(*plan_lines(plan))
         return
-    bar = no_progress if as_json else progress_bar
     try:
         generated = api.generate_data(
-            source, out, config, service=service, progress=bar, on_message=print_message, **selection
+            source, out, config, service=service, progress=progress_bar, on_message=print_message, **selection
         )
     except NothingWritten as error:
         if as_json:

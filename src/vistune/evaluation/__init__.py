@@ -14,7 +14,14 @@ from vistune.evaluation.tasks import TASKS
 from vistune.registry import lazy_names
 
 if TYPE_CHECKING:
-    from vistune.evaluation.comparison import Comparison, compare, compare_stored, labels_of, markdown
+    from vistune.evaluation.comparison import (
+        Comparison,
+        compare,
+        compare_stored,
+        figures_tables,
+        labels_of,
+        remarks,
+    )
     from vistune.evaluation.descriptions import DescriptionScore, describe
     from vistune.evaluation.models import (
         AnsweredFile,
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     from vistune.evaluation.results import AnsweredQuestion, Estimate, EvaluationResult
 
 LAZY = {
-    "comparison": ("Comparison", "compare", "compare_stored", "labels_of", "markdown"),
+    "comparison": ("Comparison", "compare", "compare_stored", "figures_tables", "labels_of", "remarks"),
     "descriptions": ("DescriptionScore", "describe"),
     "models": ("AnswerOptions", "AnsweredFile", "EvaluationOptions", "EvaluationRequest", "ModelOptions"),
     "results": ("AnsweredQuestion", "Estimate", "EvaluationResult"),
@@ -56,8 +63,9 @@ __all__ = [
     "compare",
     "compare_stored",
     "describe",
+    "figures_tables",
     "labels_of",
-    "markdown",
+    "remarks",
     "score",
 ]
 __getattr__ = lazy_names(__name__, LAZY)

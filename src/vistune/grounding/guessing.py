@@ -32,16 +32,21 @@ RARE_ANSWER = 0.01  # answers below this share do not lower the uniform guess
 COMMON_WORD = 0.3  # words in more questions than this belong to the wording
 MARGINS = {True: 0.05, False: 0.15}  # by which the guesser may exceed a uniform guess: yes-no questions, others
 
-# The first pattern that matches names the type. English patterns match at the beginning, Korean ones anywhere.
+# The first pattern that matches names the type. A question and its translation have the same type, so only types that
+# both languages distinguish are used: "what colour" and "which colour" are one in Korean.
+_TWO = r"[가-힣][과와] \S.* (?:가운데|중에?서?) .*(?:더|어느)"
 _QUESTION_TYPES = (
-    ("how_many", re.compile(r"^how (?:many|much)\b|몇|얼마나 많")),
-    ("where", re.compile(r"^(?:where|at which place|in which part)\b|어디|사진의 어느 쪽")),
-    ("why", re.compile(r"^why\b|왜|까닭|이유")),
-    ("who", re.compile(r"^who\b|누구|누가")),
-    ("which", re.compile(r"^which\b|^does .* or \b|어느|어떤|무슨|인가요, .*인가요")),
+    ("how_many", re.compile(r"\bhow (?:many|much)\b|몇 |몇[가-힣]|얼마나 많")),
+    ("where", re.compile(r"^(?:where|at which place|in which part)\b|어디|어느 쪽에 ")),
+    ("which", re.compile(rf"^(?:which|is|are|do|does|did|can|would) .*\bor\b|{_TWO}|가요, .*가요|아니면|또는")),
+    ("why", re.compile(r"^why\b|왜|까닭|이유(?!와 함께)")),
+    ("who", re.compile(r"^who(?:se|m)?\b|누구|누가")),
+    ("what", re.compile(r"^(?:what|which|in a few words, what)\b|무엇|뭐|뭘|어느|어떤|무슨")),
     ("how", re.compile(r"^how\b|어떻게|어떠")),
-    ("what", re.compile(r"^(?:what|in a few words, what)\b|무엇|뭐|뭘")),
-    ("is_there", re.compile(r"^(?:is|are) there\b|^can you see\b|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)")),
+    ("is_there", re.compile(
+        r"^(?:is|are) there\b|^(?:can|do) you see\b|^does the \w+ show\b"
+        r"|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)|더 많은가요"
+    )),
     ("yes_no", re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|will)\b|(?:나요|까요?|가요)\s*\?")),
     ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),
 )  # fmt: skip
@@ -156,7 +161,7 @@ class _Question:
 _YES = re.compile(r"^\s*(?:yes|yeah|yep|네|예|그렇습니다|맞습니다)\b", re.IGNORECASE)
 _NO = re.compile(r"^\s*(?:no\b(?! \w+s\b)|아니)", re.IGNORECASE)
 _NONE = re.compile(r"\b(?:no|none|zero|not any|cannot see any)\b|없|않")
-_OR = re.compile(r"\bor\b|인가요,|[과와] |아니면|또는")  # between the two options of a choice
+_OR = re.compile(r"\bor\b|가요,|[과와] |아니면|또는")  # between the two options of a choice
 _ENDINGS = re.compile(r"(?<=[가-힣])(?:은|는|이|가|을|를|과|와|의|보다|인가요)$")
 
 

@@ -60,7 +60,6 @@ def write_data_report(
         "lengths": length_plots(records, labels) if records else None,
         "questions": question_types(records) if records else None,
         "guessing": guessing(data, records) if records else None,
-        "verb_nouns": verb_nouns(records) if records else None,
         "near_duplicates": near_duplicates,
         "samples": samples(folder, images, records) if records else None,
         "rejects": rejects(data / "rejects.jsonl") if data.is_dir() else None,
@@ -218,20 +217,6 @@ def _by_reason(rejected: Iterable[Row], listed: int) -> list[tuple[str, int, lis
     return [(reason, count, first[reason]) for reason, count in reasons.most_common()]
 
 
-_EN_DETERMINERS = frozenset(("the", "a", "an", "his", "her", "its", "their", "some", "two", "three", "several"))
-_EN_FUNCTION_WORDS = _EN_DETERMINERS | set(re.findall(r"\w+", """
-    this that these other of to and in on at for with by near from into onto over under up down out off next front as
-    behind beside around through along across together against towards himself herself itself themselves while
-"""))  # fmt: skip
-_EN_NOT_VERBS = frozenset(
-    ("dining", "parking", "living", "building", "ceiling", "evening", "morning", "during", "clothing")
-)
-_EN_PAIR = re.compile(
-    rf"\b([a-z]{{3,}}ing)\s+((?:(?:{'|'.join(sorted(_EN_DETERMINERS))})\s+)?(?:[a-z]+\s+)?[a-z]{{3,}})"
-)
-_KO_PAIR = re.compile(r"([가-힣]{1,8})[을를]\s+([가-힣]{1,6}?)(?:고|며|면서|는|은|아|어|여|해|하|기|려|었|았|습|니)")
-
-
 def question_types(records: Iterable[Row]) -> dict[str, Counter[str]]:
     """Count the questions by type and language, with simple rules for English and Korean."""
     counted: dict[str, Counter[str]] = {name: Counter() for name in QUESTION_TYPES}
@@ -248,20 +233,3 @@ def guessing(data: Path, records: Sequence[Row]) -> list[Row]:
     if "guessing" in generated:
         return list(generated["guessing"])
     return [result.to_dict() for result in measure_guessing(conversations_of(records))]
-
-
-def verb_nouns(records: Iterable[Row]) -> list[tuple[str, str, int]]:
-    """Return the most frequent (verb, noun, count) of the answers.
-
-    In English a pair is an -ing form and its object, in Korean an object (을/를) and its verb.
-    """
-    pairs: Counter[tuple[str, str]] = Counter()
-    for _, answer in _turns(records, "gpt"):
-        text = answer.lower()
-        for verb, phrase in _EN_PAIR.findall(text):
-            nouns = [word for word in phrase.split() if word not in _EN_FUNCTION_WORDS]
-            if nouns and verb not in _EN_NOT_VERBS:
-                pairs[verb, nouns[-1]] += 1
-        for noun, verb in _KO_PAIR.findall(text):
-            pairs[verb, noun] += 1
-    return [(verb, noun, count) for (verb, noun), count in pairs.most_common(15)]

@@ -23,7 +23,7 @@ from vistune.model.kernel_caches import limit_kernel_caches
 from vistune.model.language import is_quantised, load_language, unwrap
 from vistune.model.precision import parts_in_bf16, store_in_bf16
 from vistune.processor import Processor
-from vistune.progress import Progress
+from vistune.progress import Advance, Progress, ignore_advance
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.runs import checkpoint
 from vistune.runs.folder import (
@@ -77,6 +77,7 @@ class Run:
         self.world = world or World(device="cuda" if torch.cuda.is_available() else "cpu")
         self.device = self.world.device
         self.progress = with_heartbeat(progress, self.world.heartbeat)
+        self.advance: Advance = ignore_advance  # of the stage that is being trained
         self.hooks = hooks or Hooks()
         self.track: Track
         self.stopping: ShouldStop = never_stop  # returns whether the run is asked to stop
@@ -286,8 +287,9 @@ class Run:
     def _train(self, training: StageTraining, start: int, log: StepLog, validator: Validator | None) -> int:
         """Train a stage's steps: after each one validate, log and save. Raises Stopped if the run is asked to stop."""
         trainer, stage = training.trainer, training.planned.stage
-        with self.progress(stage.name, training.steps) as advance:
-            advance(start)
+        with self.progress(stage.name, training.steps) as self.advance:
+            if start:
+                self.advance(start, event="resumed")
 
             def after_step(report: StepReport) -> None:
                 done = report.step + 1
@@ -295,7 +297,9 @@ class Run:
                 checked = self._check_blindness(training) if done == training.steps else None
                 if self.world.is_first:
                     log.write(report, self.validation, checked)
-                advance(1, note=log.note(report))
+                self.advance(1, note=log.note(report), values=log.step_values(report))
+                if self.validation:
+                    self.advance(0, event="validation", values=self.validation)
                 self.reached = (stage.name, done)
                 asked_to_stop, is_end = self.world.any(self.stopping()), done == training.steps
                 if asked_to_stop or training.saves_at(done):
@@ -360,9 +364,11 @@ class Run:
                 cursor = Cursor(planned.stage.name, done, plan.digest, dict(plan.made_from), lanes)
                 save_state(draft / "state", optimizer, cursor)
 
+        path = self.out / "checkpoints" / checkpoint_name(training.number, planned.stage.name, done)
+
         def write() -> None:
             checkpoint.save(
-                self.out / "checkpoints" / checkpoint_name(training.number, planned.stage.name, done),
+                path,
                 trainer.model,
                 self.processor,
                 recipe=self.recipe,
@@ -372,6 +378,7 @@ class Run:
             )
             prune(self.out, self.recipe.keep_checkpoints)
             self._write_status("running", planned.stage.name, done)
+            self.advance(0, event="checkpoint", values={"checkpoint": path})
 
         self.saver.begin(write)
 
@@ -394,7 +401,9 @@ class Run:
 
     def _stopped(self) -> Stopped:
         stage, step = self.reached
-        return Stopped(f"{self.out}: stopped at step {step} of stage {stage}", "continue with --resume")
+        return Stopped(
+            f"{self.out}: stopped at step {step} of stage {stage}", f"continue with vistune train --resume {self.out}"
+        )
 
     def _note_unsaved(self, error: BaseException) -> None:
         with suppress(DiskError):  # the disk may be full for this file too; the log has the error
