@@ -121,7 +121,7 @@ ACCEPTED: dict[str, Kind] = {
     "hunyuan": Kind("hunyuan_v1_dense", "Hunyuan", {"head_dim": 8}),
     # Mixtures of experts.
     "exaone_moe": Kind("exaone_moe", "K-EXAONE", {**NARROW, **WINDOWED, "num_shared_experts": 1}),
-    "cohere2_moe": Kind("cohere2_moe", "Command-R7B MoE", {**NARROW, **WINDOWED, "logit_scale": 0.25}),
+    "cohere2_moe": Kind("cohere2_moe", "Cohere 2 MoE", {**NARROW, **WINDOWED, "logit_scale": 0.25}),
     "ernie4_5_moe": Kind("ernie4_5_moe", "ERNIE 4.5 MoE", {"moe_num_experts": 4, "moe_k": 2, **EXPERTS}),
     "flex_olmo": Kind("flex_olmo", "FlexOlmo", {"num_experts": 4, "num_experts_per_tok": 2}),
     "granitemoeshared": Kind("granitemoeshared", "Granite 3 MoE with shared experts", {
@@ -255,7 +255,8 @@ ACCEPTED: dict[str, Kind] = {
         "num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "mamba_d_state": 4,
         "n_mamba_heads": 2, "mamba_dt_rank": 4, "use_mamba_kernels": False, "attention_hidden_size": 64,
         "attention_head_dim": 16, "num_key_value_heads": 4}, "state"),
-    "bailing_hybrid": Kind("bailing_hybrid", "Ling 2.5, Ring 2.5", {**HYBRID_MLA, "head_dim": 8, "n_group": 1}, "state"),
+    "bailing_hybrid": Kind("bailing_hybrid", "Ling 2.5, Ring 2.5", {
+        **HYBRID_MLA, "head_dim": 8, "n_group": 1}, "state"),
     "kimi_linear": Kind("kimi_linear", "Kimi Linear", {
         **HYBRID_MLA, "linear_head_dim": 8, "linear_num_heads": 4}, "state"),
     "lara_mini": Kind("lara_mini", "Lara Mini", {

@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from vistune.cli import data, evaluation, generate, model
 from vistune.cli.commands import Program, Verb, language_of, set_language
-from vistune.cli.console import stderr
+from vistune.cli.console import TranslatedWarnings, stderr
 from vistune.errors import VistuneError, in_users_code
 from vistune.translations import LANGUAGES, translate_message
 
@@ -88,6 +88,7 @@ def main() -> None:
         assert isinstance(command, Program)
         language = language_of(sys.argv[1:], os.environ)
         set_language(command, language)
+        logging.getLogger("vistune").addHandler(TranslatedWarnings(language))
         command()
     except Exception as raised:
         error = raised if isinstance(raised, VistuneError) else in_users_code(raised)

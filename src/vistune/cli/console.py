@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,21 @@ def count_of(number: int, noun: str) -> str:
 def print_message(message: str) -> None:
     """Print a message on stderr, above a progress bar that is running."""
     stderr.print(in_users_language(message), soft_wrap=True, markup=False)
+
+
+class TranslatedWarnings(logging.Handler):
+    """Print the package's log messages from warnings on, on stderr in the user's language."""
+
+    def __init__(self, language: str) -> None:
+        super().__init__(logging.WARNING)
+        self.language = language
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.getLogger(record.name).handlers:  # the server's log has a handler, with times
+            return
+        message = self.format(record)
+        translated = translate_message(message, "cli/messages", self.language)
+        stderr.print(translated or message, soft_wrap=True, markup=False)
 
 
 def in_users_language(message: str) -> str:
