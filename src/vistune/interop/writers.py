@@ -17,13 +17,13 @@ from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
 from vistune.generation import Assistant
 from vistune.interop.folders import image_processor, save_tensors, without_paths, write_tower, written_name
+from vistune.interop.layout_limits import refuse_layout
 from vistune.interop.original import CLASSES
 from vistune.model import VisionLanguageModel
 from vistune.model.language import CausalLM, unwrap
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import VisionConfig
-from vistune.model.tower_inputs import takes_patches
-from vistune.model.tower_shape import TowerShape, describe_tower, tower_class
+from vistune.model.tower_shape import TowerShape, describe_tower
 from vistune.processor import Processor, TokenizerLike, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
@@ -88,7 +88,7 @@ def write_hf(exported: ExportedModel, folder: Path) -> None:
 
     Raises RecipeError if the layout cannot represent the model.
     """
-    refuse_for_hf(exported)
+    refuse_layout(exported, "llava-hf")
     tokenizer, image_id, rows = with_image_token(exported.processor.tokenizer, exported.language.config.vocab_size)
     save_tensors(hf_state(exported, rows), folder)
     config = without_paths(hf_config(exported, image_id, rows, tokenizer.pad_token_id).to_dict())
@@ -103,48 +103,6 @@ def hf_state(exported: ExportedModel, rows: int) -> dict[str, Tensor]:
     state = {**tower_state(exported, "llava-hf"), **projector_state(exported, "llava-hf")}
     language = with_more_rows(language_tensors(exported), rows)
     return state | {written_name("language", name, "llava-hf"): tensor for name, tensor in language.items()}
-
-
-def refuse_for_hf(exported: ExportedModel) -> None:
-    """Raise RecipeError if transformers' LLaVA cannot represent the model."""
-    spec = exported.spec
-    if spec.projector != "mlp2x_gelu":
-        raise RecipeError(
-            f"--layout llava-hf: transformers' LLaVA has a projector of two layers, this model has {spec.projector}",
-            "train with model.projector=mlp2x_gelu, or export --layout llava-original",
-        )
-    if spec.space != "hidden":
-        raise RecipeError("--layout llava-hf: transformers' LLaVA has no joint space", "train with model.space=hidden")
-    if spec.feature_norm != "off":
-        raise RecipeError(
-            "--layout llava-hf: transformers' LLaVA has no norm between tower and projector, this model has "
-            f"feature_norm={spec.feature_norm}",
-            "train with model.feature_norm=off",
-        )
-    if reason := tower_misfit(exported.tower_config, exported.tower_shape):
-        raise RecipeError(
-            f"--layout llava-hf: transformers' LLaVA cannot use the tower {exported.tower_shape.kind}: {reason}",
-            "train with another tower to export it",
-        )
-    if spec.image_mode == "pad" and spec.image_fit == "stretch":
-        raise RecipeError(
-            "--layout llava-hf: no image processor of transformers pads and stretches", "train with image_mode=square"
-        )
-
-
-def tower_misfit(config: VisionConfig, shape: TowerShape) -> str:
-    """Return why transformers' LLaVA cannot use a tower; "" if it can."""
-    from transformers import MODEL_MAPPING
-
-    if type(config) not in MODEL_MAPPING:
-        return "AutoModel does not build it"
-    if shape.prefix > 1:
-        return f"it has {shape.prefix} tokens before the patches, and LLaVA drops one"
-    if not shape.cuts:
-        return "its hidden states are not sequences of tokens"
-    if takes_patches(tower_class(config)):
-        return "it takes patches, and LLaVA gives it pixels"
-    return ""
 
 
 def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[PreTrainedTokenizerFast, int, int]:
@@ -282,40 +240,13 @@ def generation_config(exported: ExportedModel, tokenizer: TokenizerLike | PreTra
     )
 
 
-def _beyond_original(exported: ExportedModel) -> list[str]:
-    """List the settings of a model that the original LLaVA's code does not have."""
-    spec, tower = exported.spec, exported.tower_config.model_type
-    settings = {
-        f"the projector {spec.projector}": "2x2" in spec.projector,
-        f"features of the space {spec.space}": spec.space != "hidden",
-        f"a vision tower of the kind {tower}": tower != "clip_vision_model",
-        "features of several layers": not isinstance(spec.feature_layer, int),
-    }
-    return [setting for setting, applies in settings.items() if applies]
-
-
 def write_original(exported: ExportedModel, folder: Path) -> None:
     """Write a folder like liuhaotian/llava-v1.5-7b, which the original LLaVA's code loads.
 
     Raises RecipeError if the layout cannot represent the model.
     """
-    names = {kind: name for name, kind in CLASSES.items()}
-    kind = exported.language.config.model_type
-    if kind not in names:
-        raise RecipeError(
-            f"--layout llava-original: the original LLaVA has no class for {kind!r}",
-            f"it has {', '.join(sorted(names))}",
-        )
-    if beyond := _beyond_original(exported):
-        raise RecipeError(
-            f"--layout llava-original: the original LLaVA cannot represent {', '.join(beyond)}",
-            "export --layout llava-hf",
-        )
-    if exported.spec.feature_norm != "off":
-        raise RecipeError(
-            "--layout llava-original: the original LLaVA has no norm between tower and projector",
-            "train with model.feature_norm=off",
-        )
+    refuse_layout(exported, "llava-original")
+    names, kind = {kind: name for name, kind in CLASSES.items()}, exported.language.config.model_type
     save_tensors(original_state(exported), folder)
     config = {
         **with_older_keys(without_paths(exported.language.config.to_dict())),
@@ -361,7 +292,7 @@ def write_peft(exported: ExportedModel, folder: Path, *, base: str | None) -> No
     """
     if not exported.model.adapted:
         raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
-    refuse_for_hf(exported)
+    refuse_layout(exported, "llava-hf")
     peft: PeftModel = exported.model.language
     config: dict[str, object] = peft.peft_config["default"].to_dict() | {
         "base_model_name_or_path": base or "base",

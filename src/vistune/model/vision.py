@@ -25,7 +25,7 @@ from vistune.model.tower_shape import (
     tokens_first,
     tower_class,
 )
-from vistune.model.tower_trace import first_tensor
+from vistune.model.tower_trace import first_tensor, states_of
 from vistune.model.tower_weights import read_weights
 from vistune.recipe.hub import fail_fast_without_network
 from vistune.types import Spec
@@ -111,7 +111,7 @@ class VisionTower(nn.Module):
     def _hidden_states(self, arguments: Mapping[str, Tensor | None]) -> list[Tensor]:
         """Return the hidden states of the feature layers, as transformers does with `output_hidden_states`."""
         if not self.shape.cuts:
-            all_states = self.body(**arguments, output_hidden_states=True).hidden_states
+            all_states = states_of(self.body(**arguments, output_hidden_states=True))
             return [all_states[layer] for layer in self.feature_layers]
         self.states.clear()
         try:
