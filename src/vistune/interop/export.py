@@ -27,7 +27,8 @@ from vistune.interop.parity import (
     probe_transformers,
     probes,
 )
-from vistune.interop.writers import ExportedModel, write_hf, write_original, write_peft
+from vistune.interop.peft_export import write_peft
+from vistune.interop.writers import ExportedModel, write_hf, write_original
 from vistune.model import VisionLanguageModel, merge_adapters
 from vistune.model.peft_folder import LazyTensor
 from vistune.registry import guess
@@ -142,12 +143,12 @@ def export_model(
     writers: Mapping[str, Callable[[ExportedModel, Path], None]] = {
         "llava-hf": write_hf,
         "llava-original": write_original,
-        "peft": partial(write_peft, base=base),
+        "peft": partial(write_peft, base=base, own_base=out.absolute() / layouts.BASE_FOLDER),
     }
     with committed_folder(out) as draft:
         writers[layout](exported, draft)
         del exported  # frees memory for the model that is loaded
-        base_folder = (base or str(draft / "base")) if layout == "peft" else None
+        base_folder = (base or str(draft / layouts.BASE_FOLDER)) if layout == "peft" else None
         rows = compare(expected, probe_written(draft, layout, base_folder, precision, device))
         if exceeds_tolerance(rows, precision):
             raise CheckpointError(
@@ -238,7 +239,7 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
             processor=processor,
             tower=tower,
             tower_config=config,
-            tower_name=reference if is_hub_name(reference) else tower_folder.name,
+            tower_name=reference if is_hub_name(reference) else named_by_kind(tower_folder.name),
             tower_inside=cut or bool(origin.get("tower_inside", False)),
             card=write_card(folder),
             dtype=dtype,
@@ -250,11 +251,19 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
         processor=source_processor(source),
         tower=source.parts["vision"],
         tower_config=source.vision,
-        tower_name=source.tower if source.tower and is_hub_name(source.tower) else "vision_tower",
+        tower_name=source.tower if source.tower and is_hub_name(source.tower) else named_by_kind("vision_tower"),
         tower_inside=source.tower_inside,
         card=write_card(folder),
         dtype=dtype,
     )
+
+
+def named_by_kind(folder: str) -> str:
+    """Return a name for the folder of a CLIP tower, the only kind in the original layout.
+
+    SGLang and newer versions of the original code read the tower's kind from its name.
+    """
+    return folder if "clip" in folder else f"clip_{folder}"
 
 
 def probe_written(
