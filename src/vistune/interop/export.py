@@ -29,7 +29,8 @@ from vistune.interop.parity import (
 )
 from vistune.interop.peft_export import write_peft
 from vistune.interop.writers import ExportedModel, write_hf, write_original
-from vistune.model import VisionLanguageModel, merge_adapters
+from vistune.model import VisionLanguageModel
+from vistune.model.part_adapters import merge_parts
 from vistune.model.peft_folder import LazyTensor
 from vistune.registry import guess
 from vistune.runs import checkpoint
@@ -134,7 +135,7 @@ def export_model(
                 f"{folder}: has adapters, which --layout {layout} cannot store",
                 "add --merge, or export --layout peft",
             )
-        merges, expected = merge_exported(exported, expected, out)
+        exported, merges, expected = merge_exported(exported, expected, out)
     precision = exported.model.head.dtype
     if precision != exported.dtype:
         round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
@@ -162,12 +163,15 @@ def export_model(
 
 def merge_exported(
     exported: ExportedModel, before: Mapping[str, ProbeResult], out: Path
-) -> tuple[list[ParityRow], dict[str, ProbeResult]]:
-    """Merge the model's adapters; return the comparison of before and after, and the results after.
+) -> tuple[ExportedModel, list[ParityRow], dict[str, ProbeResult]]:
+    """Merge the model's adapters; return the merged model, the comparison of before and after, and the results after.
 
     Raises CheckpointError if the outputs change.
     """
-    exported.model.language = merge_adapters(exported.model.language)
+    if "vision" in merge_parts(exported.model):
+        state: dict[str, LazyTensor] = dict(exported.model.vision.towers[0].tower.state_dict())
+        assert state.keys() <= exported.tower.keys()
+        exported = replace(exported, tower={**exported.tower, **state}, tower_inside=True)
     after = probe_ours(exported.assistant, probes())
     rows = [replace(row, probe=f"merge: {row.probe}") for row in compare(before, after)]
     if exceeds_tolerance(rows, exported.model.head.dtype, merged=True):
@@ -175,7 +179,7 @@ def merge_exported(
             f"{out}: the model's outputs change when its adapters are merged: {describe_rows(rows)}",
             "merge in fp32 (--device cpu), or export --layout peft, which keeps adapters",
         )
-    return rows, after
+    return exported, rows, after
 
 
 def refuse_unknown(layout: str) -> None:
