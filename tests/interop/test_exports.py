@@ -210,7 +210,8 @@ def test_the_card_names_what_the_model_was_made_of(tmp_path: Path) -> None:
     (evals / "pope.json").write_text(json.dumps({"metrics": {"f1": 85.9}}))
     card = write_card(checkpoint_folder)
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["openai/clip-vit-large-patch14-336"]
-    for line in ("Base models: openai/clip-vit-large-patch14-336, mine.", "Data: samples.json.", "| pope | f1 85.9 |",
+    for line in ("Base models: openai/clip-vit-large-patch14-336, mine.", "Data: samples.json.",
+                 "| pope | f1 85.9 | not asked | not asked | not asked |  |  |",
                  "- stage tune: projector at 0.0001, adapters at 0.0002"):  # fmt: skip
         assert line in card.splitlines()
     assert str(tmp_path) not in card

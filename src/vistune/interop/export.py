@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from vistune.errors import CheckpointError, RecipeError
-from vistune.files import committed_folder, read_json, read_json_if_there, read_text
+from vistune.files import committed_folder, read_json
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.build import SourceModel, build_model, source_processor
 from vistune.interop.folders import is_hub_name, read_tensors, read_tower, resolve, with_full_depth, write_tower
+from vistune.interop.model_card import write_card
 from vistune.interop.parity import (
     ParityRow,
     ProbeResult,
@@ -289,63 +289,3 @@ def probe_written(
         model = PeftModel.from_pretrained(model, str(folder))
     processor = AutoProcessor.from_pretrained(whole, backend="pil")
     return probe_transformers(model.eval().to(device), processor, probes(), processor.image_token_id)
-
-
-def write_card(folder: Path) -> str:
-    """Return a model card: base models, data, trained parts and scores, as far as the folder records them."""
-    path = folder / "recipe.yaml"
-    recipe = _mapping(yaml.safe_load(read_text(path)) if path.is_file() else None)
-    parts = _mapping(read_json_if_there(folder / "parts.json"))
-    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
-    origin = parts.get("extra", {}).get("origin", {})
-    bases = _bases(recipe, parts, origin)
-    data = sorted({Path(str(source["file"])).name for source in recipe.get("data", []) if "file" in source})
-    on_the_hub = [name for name in bases if is_hub_name(name)]
-    head: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
-        **({"base_model": on_the_hub} if on_the_hub else {}),
-        "tags": ["llava", "vistune"],
-        "license": "other",
-        "license_name": "that-of-the-base-models-and-data",
-    }
-    title = str(recipe.get("name", folder.name))
-    lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {title}", ""]
-    lines += ["A LLaVA-style model made with vistune.", ""]
-    if origin:
-        lines += [f"Imported from a folder of the layout {origin.get('layout')}: {origin.get('folder')}.", ""]
-    if bases:
-        lines += [f"Base models: {', '.join(name if is_hub_name(name) else Path(name).name for name in bases)}.", ""]
-    if data:
-        lines += [f"Data: {', '.join(data)}.", ""]
-    for stage in recipe.get("stages", []):
-        trained = ", ".join(f"{part} at {rate:g}" for part, rate in stage.get("learn", {}).items())
-        lines.append(f"- stage {stage.get('name')}: {trained}")
-    lines += ["", *_scores(run)] if recipe.get("stages") else _scores(run)
-    lines.append("The licences of the base models and of the data bind this model too: set `license` before sharing.")
-    return "\n".join(lines).strip() + "\n"
-
-
-def _bases(recipe: dict[str, Any], parts: dict[str, Any], origin: dict[str, Any]) -> list[str]:
-    """Return folders or hub names of the base models: a run's `from`, an import's base and tower, or the backbones."""
-    parent = recipe.get("from")
-    if isinstance(parent, dict):
-        names = [parent.get(key) for key in ("model", "base", "vision")]
-    elif origin:
-        names = [origin.get(key) for key in ("base", "tower")]
-    else:
-        names = [parts[part]["source"] for part in checkpoint.BACKBONES if part in parts]
-    return [str(name) for name in names if name]
-
-
-def _scores(run: Path) -> list[str]:
-    rows = []
-    for path in sorted((run / "evals").glob("*.json")):
-        metrics = _mapping(read_json_if_there(path)).get("metrics")
-        if isinstance(metrics, dict):
-            rows.append(f"| {path.stem} | {', '.join(f'{name} {value:.4g}' for name, value in metrics.items())} |")
-    return ["| evaluation | scores |", "| --- | --- |", *rows, ""] if rows else []
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -106,7 +106,7 @@ def is_adapted(module: nn.Module) -> bool:
 
 
 def adapted_parts(model: VisionLanguageModel) -> set[str]:
-    """Return the parts that have adapters: of `language`, `vision` and `projector`."""
+    """Return the parts that have adapters, some of `language`, `vision` and `projector`."""
     inner = {part_of(name) for name in settings_of(model)}
     return inner | ({"language"} if has_adapters(model.language) else set())
 
