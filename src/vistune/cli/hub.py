@@ -37,8 +37,7 @@ def push(
 ) -> None:
     """Upload a model to the Hugging Face Hub.
 
-    A run is exported first. Writes a model card from the recipe, data and evaluations of the run. Uploads safetensors
-    and GGUF weights, never pickles.
+    A run is exported first. The model card is made from its recipe, data and evaluations. Pickles are refused.
     """
     result = api.push(
         model, repo, layout=layout, merge=merge, license_name=license_name, results=tuple(results or ()),

@@ -103,7 +103,7 @@ def push_model(model: Path, repo: str, options: PushOptions) -> PushResult:
             write_atomic(folder / CARD, write_card(source, options.license_name))
         elif options.license_name is not None and (folder / CARD).is_file():
             raise RecipeError(
-                f"--license: {folder / CARD} names the licence already", "edit it there, or push the run in its place"
+                f"--license: {folder / CARD} names the licence already", "edit it there, or push the run instead"
             )
         files, skipped = files_to_upload(folder)
         refuse_local_base(folder)

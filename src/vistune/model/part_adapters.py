@@ -1,6 +1,6 @@
-"""Low-rank adapters on the parts of a model: by a PeftModel on the language model, in place on tower and projector.
+"""Low-rank adapters of all parts: a PeftModel around the language model, inner adapters in tower and projector.
 
-In place: PEFT replaces linear layers by its own, so that towers and projectors run as before. Their adapters have the
+Inner adapters: PEFT replaces linear layers by its own, so that towers and projectors run as before. They have the
 names of their layers.
 """
 
@@ -22,7 +22,7 @@ MARK, BASE = "lora_", ".base_layer."
 
 
 def inner_modules(model: VisionLanguageModel) -> dict[str, nn.Module]:
-    """Return the modules that may get adapters in place: each tower, and the projector."""
+    """Return the modules that may get inner adapters: each tower, and the projector."""
     towers = {part: tower.tower for part, tower in zip(TOWERS, model.vision.towers, strict=False)}
     return {**towers, PROJECTOR: model.projector}
 
@@ -96,7 +96,7 @@ def inject(module: nn.Module, settings: Mapping[str, Any]) -> None:
 
 
 def settings_of(model: VisionLanguageModel) -> dict[str, Mapping[str, Any]]:
-    """Return the settings of the adapters in place, by module."""
+    """Return the settings of the inner adapters, by module."""
     return {name: module.vistune_lora for name, module in inner_modules(model).items() if is_adapted(module)}  # type: ignore[misc]
 
 
@@ -117,7 +117,7 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def inner_adapters(model: VisionLanguageModel) -> dict[str, Tensor]:
-    """Return the parameters of the adapters in place, by module and name."""
+    """Return the parameters of the inner adapters, by module and name."""
     return {
         f"{module}.{name}": parameter
         for module, inner in inner_modules(model).items()
@@ -173,7 +173,7 @@ def drop_adapters(model: VisionLanguageModel) -> None:
 
 @torch.no_grad()
 def _restore(module: nn.Module, *, merge: bool, location: str) -> None:
-    """Put the original layers back in the place of PEFT's."""
+    """Replace the layers of PEFT by the original ones."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
