@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from vistune.interop.gguf import GgufExport
     from vistune.interop.load import ParentModel
     from vistune.interop.parity import ParityRow
+    from vistune.interop.push import PushResult
     from vistune.planner.plan import Plan
     from vistune.processor import Processor
     from vistune.runs.provenance import Provenance
@@ -543,6 +544,43 @@ def export(
     folder = find_model(model) if is_vistune_folder(model) else model
     device = resolve_device(options.get("device", "auto"))
     return export_model(folder, out, layout=layout, merge=merge, base=base, dtype=dtype, device=device)
+
+
+def push(model: Path, repo: str, **options: Unpack[PushSettings]) -> PushResult:
+    """Upload a model to a hub: a run or a model folder, which is exported first, or an exported folder.
+
+    The model card is made from the run, and only safetensors and GGUF weights are uploaded.
+    """
+    from vistune.interop.push import PushOptions, push_model
+
+    return push_model(Path(model), repo, PushOptions(**options))
+
+
+class PushSettings(TypedDict, total=False):
+    """Options of `push`.
+
+    Attributes:
+        layout: Layout in which a run or a model folder of vistune is exported: `llava-hf` (default) or
+            `llava-original`.
+        merge: Merge adapters into the weights.
+        license_name: The licence's name on the hub, such as `apache-2.0`.
+        results: Evaluations for the hub's leaderboards: `EVALUATION=OWNER/DATASET[:TASK][@METRIC]`.
+        private: Create the repository as private.
+        revision: Branch to upload to.
+        dry_run: Only list the files.
+        endpoint: Address of the hub. Default: the one that huggingface_hub uses.
+        token: Access token. Default: the one that huggingface_hub has stored.
+    """
+
+    layout: str
+    merge: bool
+    license_name: str | None
+    results: tuple[str, ...]
+    private: bool
+    revision: str | None
+    dry_run: bool
+    endpoint: str | None
+    token: str | None
 
 
 class GgufOptions(TypedDict, total=False):

@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from vistune import __version__
-from vistune.cli import data, evaluation, generate, model, recipes
+from vistune.cli import data, evaluation, generate, hub, model, recipes
 from vistune.cli.commands import Program, Verb, usage_error
 from vistune.cli.log import log, using
 from vistune.cli.settings import CURRENT, LOG_FORMATS, Settings, language_of, read_settings
@@ -51,6 +51,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "serve": model.serve,
     "import": model.import_,
     "export": model.export,
+    "push": hub.push,
     "draw": model.draw,
     "report": model.report,
     "why": model.why,
@@ -62,7 +63,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "Train": ("quickstart", "recipes", "init", "plan", "train", "selftest", "draw"),
     "Evaluate": ("evaluate", "answer", "score", "report", "why"),
     "Use": ("chat", "serve"),
-    "Share": ("import", "export"),
+    "Share": ("import", "export", "verify", "push"),
 }
 GROUP_OF = {verb: group for group, verbs in GROUPS.items() for verb in verbs}
 IN_ORDER = sorted(VERBS, key=lambda verb: list(GROUPS).index(GROUP_OF[verb]) if verb in GROUP_OF else len(GROUPS))

@@ -93,7 +93,7 @@ def export_gguf(
     if exported.model.adapted:
         if not merge:
             raise RecipeError(f"{folder}: has adapters, which --layout gguf cannot store", "add --merge")
-        rows, _ = merge_exported(exported, probe_ours(exported.assistant, probes()), out)
+        exported, rows, _ = merge_exported(exported, probe_ours(exported.assistant, probes()), out)
     title = exported_title(folder)
     vocabulary, tokenizer_differences = vocabulary_metadata(
         exported.processor, unwrap(exported.model.language).config.vocab_size

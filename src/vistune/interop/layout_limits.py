@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from vistune.errors import RecipeError
 from vistune.interop.original import CLASSES
+from vistune.model.head import PLAIN
+from vistune.model.language import CausalLM
 from vistune.model.shapes import VisionConfig
 from vistune.model.tower_inputs import takes_patches
 from vistune.model.tower_shape import TowerShape, tower_class
+from vistune.model.trial import language_traits
 
 if TYPE_CHECKING:
     from vistune.interop.writers import ExportedModel
@@ -60,7 +63,24 @@ def hf_misfit(exported: ExportedModel) -> Misfit | None:
         )
     if spec.image_mode == "pad" and spec.image_fit == "stretch":
         return Misfit("no image processor of transformers pads and stretches", "train with image_mode=square")
+    if reason := language_misfit(exported.language):
+        kind = exported.language.config.model_type
+        return Misfit(
+            f"transformers' LLaVA cannot use the language model {kind}: {reason}", "train with another language model"
+        )
     return None
+
+
+def language_misfit(language: CausalLM) -> str:
+    """Return why transformers' LLaVA would compute other logits with a language model; "" if it would not."""
+    traits = language_traits(language.config)
+    if getattr(language.get_output_embeddings(), "bias", None) is not None:
+        return "its head has a bias, and LLaVA's has none"
+    if traits.rule != PLAIN:
+        return "it scales or caps its logits, and LLaVA does not"
+    if traits.embedding_scale != 1:
+        return "it scales the embeddings of tokens itself, and LLaVA gives it embeddings"
+    return ""
 
 
 def tower_misfit(config: VisionConfig, shape: TowerShape) -> str:

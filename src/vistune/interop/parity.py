@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 Conversations = Mapping[str, Sequence[Mapping[str, Any]]]  # OpenAI-style messages by the probe's name
 
 GREEDY_TOKENS = 16
+BATCH = "batch"  # the name of all probes together
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.05}  # largest difference of a logit
 MERGED = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.1}  # the same tolerances after merging adapters
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A model's result on a probe: ids (tokens,), logits of the last position (vocabulary,) in fp32, greedy tokens."""
+    """A model's result on a probe: ids (tokens,), logits of the last position (vocabulary,) in fp32, greedy tokens.
+
+    That of a batch has the logits of each prompt's last position (prompts, vocabulary).
+    """
 
     ids: Tensor
     logits: Tensor
@@ -95,37 +99,62 @@ def probe_ours(assistant: Assistant, conversations: Conversations) -> dict[str, 
 def probe_transformers(
     model: PreTrainedModel, processor: ProcessorMixin, conversations: Conversations, image_id: int
 ) -> dict[str, ProbeResult]:
-    """Run the probes through transformers' model, with its processor and chat template."""
-    results = {}
-    for name, messages in conversations.items():
-        inputs = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        ).to(model.device)
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with torch.inference_mode():
-            logits = model(**inputs).logits[0, -1]
-            generated = model.generate(
-                **inputs, max_new_tokens=GREEDY_TOKENS, min_new_tokens=GREEDY_TOKENS, do_sample=False, eos_token_id=[]
-            )
-        ids = inputs["input_ids"][0].cpu()
-        tokens = generated[0, len(ids) :].tolist()
-        results[name] = ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), logits.float().cpu(), tokens)
-    return results
+    """Run the probes through transformers' model, with its processor and chat template: one by one, then as a batch."""
+    results = {
+        name: _by_transformers(model, processor, [messages], image_id) for name, messages in conversations.items()
+    }
+    results = {name: ProbeResult(result.ids, result.logits[0], result.tokens) for name, result in results.items()}
+    return {**results, BATCH: _by_transformers(model, processor, list(conversations.values()), image_id)}
+
+
+def _by_transformers(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    image_id: int,
+) -> ProbeResult:
+    """Run conversations as one padded batch; return their ids and tokens one after another, and their last logits."""
+    inputs = processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    ).to(model.device)
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    settings = {"max_new_tokens": GREEDY_TOKENS, "min_new_tokens": GREEDY_TOKENS, "do_sample": False}
+    with torch.inference_mode():
+        output = model.generate(**inputs, **settings, eos_token_id=[], output_logits=True, return_dict_in_generate=True)
+    ids = inputs["input_ids"][inputs["attention_mask"].bool()].cpu()
+    tokens = output.sequences[:, inputs["input_ids"].shape[1] :].flatten().tolist()
+    return ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), output.logits[0].float().cpu(), tokens)
+
+
+def batched(results: Mapping[str, ProbeResult]) -> ProbeResult:
+    """Join the results of all probes to one, as of a batch. The probes have different lengths."""
+    logits = torch.stack([result.logits for result in results.values()])
+    tokens = [token for result in results.values() for token in result.tokens]
+    return ProbeResult(torch.cat([result.ids for result in results.values()]), logits, tokens)
 
 
 def compare(ours: Mapping[str, ProbeResult], theirs: Mapping[str, ProbeResult]) -> list[ParityRow]:
-    """Compare the results of two models, a row per probe. Logits are compared over the common vocabulary."""
+    """Compare the results of two models, a row per probe. Logits are compared over the common vocabulary.
+
+    If `theirs` contain a batch, it is compared with all of `ours` together.
+    """
     rows = []
-    for name, our in ours.items():
+    expected = {**ours, BATCH: batched(ours)} if BATCH in theirs else ours
+    for name, our in expected.items():
         their = theirs[name]
-        common = min(len(our.logits), len(their.logits))
+        common = min(our.logits.shape[-1], their.logits.shape[-1])
         rows.append(
             ParityRow(
                 probe=name,
                 tokens=len(our.ids),
                 same_ids=torch.equal(our.ids, their.ids),
-                largest_difference=float((our.logits[:common] - their.logits[:common]).abs().max()),
+                largest_difference=float((our.logits[..., :common] - their.logits[..., :common]).abs().max()),
                 same_tokens=our.tokens == their.tokens,
             )
         )

@@ -102,7 +102,7 @@ class VisionTower(nn.Module):
         With `grids` (tiles, 2), tiles are NaFlex patches, uint8 (tiles, patches, values); the features after a tile's
         rows * columns patches mean nothing. A frozen tower keeps no activations.
         """
-        is_trained = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
+        is_trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.tower.parameters())
         with torch.set_grad_enabled(is_trained):
             pixels = normalised(images, self.mean, self.std).to(next(self.tower.parameters()).dtype)
             states = self._hidden_states(tower_inputs(self.body, pixels, grids))

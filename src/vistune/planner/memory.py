@@ -40,6 +40,7 @@ from vistune.planner.sizes import (
     StageSetup,
     adapter_layers,
     parameters,
+    tower_adapter_layers,
 )
 from vistune.recipe import Recipe
 
@@ -131,7 +132,7 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     """Compute the bytes kept for a row's backward pass, and the temporary bytes at the peak."""
     d, tiles = sizes.language.width, row.tiles
     features = WIDE * tiles * sizes.slots * (sizes.vision_width + d * (2 * sizes.projector_layers - 1))
-    pixels = tiles * 3 * max(tower.side for tower in sizes.towers) ** 2 * (1 + (WIDE if "vision" in setup.learn else 0))
+    pixels = tiles * 3 * max(tower.side for tower in sizes.towers) ** 2 * (1 + (WIDE if setup.reaches("vision") else 0))
     language = _stack(
         language_layer(sizes.language, setup), WIDE * d, sizes.language.layers, "language" in setup.recompute
     )
@@ -140,8 +141,9 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     tower = tiles * sum(
         each.tokens * _stack(tower_layer(each, setup), WIDE * each.hidden, each.kept, recomputed)
         for each in sizes.towers
-        if "vision" in setup.learn
+        if setup.reaches("vision")
     )
+    tower += tiles * inner_adapter_numbers(sizes, setup)
     inner = setup.narrow * 2 * sizes.language.inner  # gradients inside an MLP
     not_kept: float = 0.0
     transient: float = row.tokens * inner
@@ -153,7 +155,7 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     kept = row.tokens * (language + ends) - not_kept + features + pixels + tower
     frozen = (
         0.0
-        if "vision" in setup.learn
+        if setup.reaches("vision")
         else tiles
         * max(each.tokens * (WIDE * 2 * each.hidden + setup.narrow * 4 * each.inner) for each in sizes.towers)
     )
@@ -171,7 +173,7 @@ def language_layer(shape: LanguageShape, setup: StageSetup) -> float:
     attention, mlp = 2 * q + 2 * k, 3 * i
     if "language" in setup.learn:
         return norms + WIDE * 4 * d + narrow * ((5 if setup.bf16 else 2) * d + attention + q + mlp + i)
-    if setup.lora is None:
+    if setup.lora is None or "language" not in setup.lora.parts:
         return norms + WIDE * 2 * d + narrow * (attention + mlp)
     adapted = adapter_layers(shape, setup.lora)
     inputs = _kept_inputs(adapted, setup)
@@ -204,7 +206,7 @@ def of_mlp(shape: LanguageShape, setup: StageSetup) -> float:
     d, i = shape.width, shape.inner
     if "language" in setup.learn:
         return setup.narrow * ((2 if setup.bf16 else 1) * d + 4 * i)
-    if setup.lora is None:
+    if setup.lora is None or "language" not in setup.lora.parts:
         return setup.narrow * 3 * i
     adapted = [linear for linear in adapter_layers(shape, setup.lora) if not linear.attention]
     inputs = _kept_inputs(adapted, setup)
@@ -221,6 +223,24 @@ def tower_layer(shape: TowerShape, setup: StageSetup) -> float:
     return sums + WIDE * 2 * v + setup.narrow * ((8 if setup.bf16 else 6) * v + inner)
 
 
+def inner_adapter_numbers(sizes: ModelSizes, setup: StageSetup) -> float:
+    """Compute the bytes that adapters of towers and projector keep per tile: their inner states, and dropout's masks.
+
+    Their inputs are counted with the layers.
+    """
+    lora = setup.lora
+    if lora is None:
+        return 0.0
+    masks = setup.mask_bytes if lora.dropout > 0 else 0
+    towers = sum(
+        tower.tokens * (setup.narrow * lora.rank + masks * layer.inside)
+        for tower, layers in zip(sizes.towers, tower_adapter_layers(sizes, lora), strict=False)
+        for layer in layers
+    )
+    projector = sizes.projector_linears if "projector" in lora.parts else ()
+    return towers + sizes.slots * sum(setup.narrow * lora.rank + masks * layer.inside for layer in projector)
+
+
 def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     """Compute the bytes of the bf16 copies of weights. Recomputed frozen layers have them one layer at a time."""
     if not setup.bf16:
@@ -234,7 +254,7 @@ def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
         "language" not in setup.recompute or "language" in setup.learn
     )  # autocast keeps copies of trained weights
     language = HALF * (linear * (shape.layers if all_layers else 1) + adapters)
-    tower = HALF * sum(each.layer * each.kept for each in sizes.towers) if "vision" in setup.learn else 0
+    tower = HALF * sum(each.layer * each.kept for each in sizes.towers) if setup.reaches("vision") else 0
     return head + language + tower + HALF * sizes.projector
 
 
@@ -285,7 +305,8 @@ def checkpoint_bytes(
     stage begins. `before`: parts that were trained before this recipe.
     """
     stage, earlier = recipe.stages[number], {part for each in recipe.stages[:number] for part in each.learn}
-    trained = {"language" if part == "adapters" else part for part in earlier} | {"projector", *before, *stage.learn}
+    merged = {part for each in recipe.stages[:number] if each.lora is not None for part in each.lora.parts}
+    trained = (earlier - {"adapters"}) | merged | {"projector", *before, *stage.learn}
     counts = parameters(sizes, stage.lora)
     whole = 4.0 * sum(counts[part] for part in trained)
     return whole, whole + 8.0 * sum(counts[part] for part in stage.learn)

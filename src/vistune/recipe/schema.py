@@ -29,6 +29,7 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 TOWERS = ("vision", "vision_2")  # names of a model's towers in its folder
 FeatureLayer = Annotated[int, Field(le=-1), BeforeValidator(_unquoted)]
 Part = Literal["vision", "projector", "language", "adapters"]
+AdaptedPart = Literal["language", "vision", "projector"]
 
 
 class Strict(BaseModel):
@@ -105,7 +106,13 @@ def _names(value: object) -> object:
 
 
 class Lora(Strict):
-    """Low-rank adapters on the language model (arXiv 2106.09685). Needs `learn.adapters` in the same stage."""
+    """Low-rank adapters (arXiv 2106.09685). Needs `learn.adapters` in the same stage."""
+
+    parts: Annotated[tuple[AdaptedPart, ...], BeforeValidator(_names), Field(min_length=1)] = Field(
+        default=("language",),
+        description="Parts that get adapters: `language`, `vision`, `projector`. All are trained at the rate of "
+        "`learn.adapters`.",
+    )
 
     rank: int = Field(default=128, ge=1, description="Rank of the adapters.")
     alpha: float = Field(default=256, gt=0, allow_inf_nan=False, description="Adapters are scaled by `alpha / rank`.")
@@ -113,7 +120,8 @@ class Lora(Strict):
     targets: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_names)] = Field(
         default=None,
         description="Which layers get adapters: `all-linear`, `attention`, or the ends of layer names, such as "
-        "`[q_proj, v_proj]`. Default: all linear layers except the head.",
+        "`[q_proj, v_proj]`. Default: all linear layers except the head. In the projector, all linear layers get "
+        "adapters.",
     )
     dora: bool = Field(default=False, description="DoRA: train the magnitude of each weight separately.")
     rslora: bool = Field(default=False, description="rsLoRA: scale by `alpha / sqrt(rank)`.")
@@ -190,7 +198,7 @@ class Stage(Strict):
         description="Trainable parts and their peak learning rates: `vision`, `projector`, `language`, `adapters`. "
         "Every part that is not listed is frozen."
     )
-    lora: Lora | None = Field(default=None, description="Adapters on the language model. Needs `learn.adapters`.")
+    lora: Lora | None = Field(default=None, description="Adapters. Need `learn.adapters`.")
     quantize: Literal[4, 8] | None = Field(
         default=None,
         description="Bits of the frozen language model under the adapters (QLoRA, arXiv 2305.14314). Last stage only.",
@@ -277,11 +285,16 @@ class Stage(Strict):
             raise ValueError("`learn.adapters` needs a `lora` section in the same stage")
         if self.lora is not None and "adapters" not in self.learn:
             raise ValueError("`lora` needs `learn.adapters`, the adapters' rate")
-        if self.lora is not None and "language" in self.learn:
-            raise ValueError("`learn.language` (full) and `lora` exclude each other: keep one")
+        for part in self.lora.parts if self.lora is not None else ():
+            if part in self.learn:
+                raise ValueError(f"`learn.{part}` (full) and `lora` on the {part} exclude each other: keep one")
         if self.quantize is not None and self.lora is None:
             raise ValueError("`quantize` needs `lora` in the same stage: quantised weights cannot be trained")
         return self
+
+    def reaches(self, part: str) -> bool:
+        """Return whether the stage trains weights or adapters of a part, so that gradients pass through it."""
+        return part in self.learn or (self.lora is not None and part in self.lora.parts)
 
     def _stream(self) -> None:
         """Check what shards need: the number of records is unknown, and each row of a step reads its own shards."""
@@ -462,7 +475,7 @@ class Recipe(Strict):
             raise ValueError(
                 f"the model's `image_mode` is {mode}, so stage {own[0]} cannot have another one: remove it there"
             )
-        changed = [stage.name for stage in self.stages[:-1] if {"language", "adapters"} & set(stage.learn)]
+        changed = [stage.name for stage in self.stages[:-1] if stage.reaches("language")]
         if self.stages[-1].quantize is not None and changed:
             raise ValueError(
                 f"`quantize` loads the original language model, but stage {changed[0]} trains it: "

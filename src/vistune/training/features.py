@@ -141,10 +141,10 @@ class Features:
 
 def refuse_features(stage: Stage) -> None:
     """Raise RecipeError if a stage caches features but trains the tower that computes them."""
-    if stage.cache_features == "on" and "vision" in stage.learn:
+    if stage.cache_features == "on" and stage.reaches("vision"):
         raise RecipeError(
             f"stage {stage.name}: cache_features is on, but the stage trains the vision tower",
-            "set cache_features: off, or remove vision from learn",
+            "set cache_features: off, or remove vision from learn and from lora.parts",
         )
 
 
@@ -167,7 +167,7 @@ def features_of(
         Stopped: The run is asked to stop meanwhile; features that are cached stay in the cache.
     """
     stage, setting = planned.stage, planned.stage.cache_features
-    if setting == "off" or "vision" in stage.learn or planned.stream is not None:
+    if setting == "off" or stage.reaches("vision") or planned.stream is not None:
         refuse_features(stage)
         return None
     reads, images = planned.samples.images_of(samples_in_order(planned))

@@ -18,9 +18,10 @@ from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
 from vistune.interop.load import ParentModel, as_resolved, recipe_processor
-from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
+from vistune.model import VisionLanguageModel, build
 from vistune.model.kernel_caches import limit_kernel_caches
 from vistune.model.language import is_quantised, load_language, unwrap
+from vistune.model.part_adapters import merge_parts, put_adapters
 from vistune.model.precision import parts_in_bf16, store_in_bf16
 from vistune.processor import Processor
 from vistune.progress import Advance, Progress, ignore_advance
@@ -216,23 +217,21 @@ class Run:
         folder = self.world.gather_text(str(self.parent.bring_in()) if self.world.is_first else "")[0]
         model, _ = checkpoint.load(Path(folder), device=self.device, quantize=quantize)
         self.trained |= self.parent.trained_parts
-        if model.adapted:
-            model.language = merge_adapters(model.language)
+        merge_parts(model)
         return model
 
     def prepare(self, model: VisionLanguageModel, stage: Stage, number: int, *, quantise: bool = True) -> None:
         """Prepare the model for a stage: merge earlier adapters into the weights, add fresh ones for LoRA."""
         seed_all(self.recipe.seed + number)
-        if model.adapted:
-            model.language = merge_adapters(model.language)
-            self.trained = (self.trained - {"adapters"}) | {"language"}
+        if merged := merge_parts(model):
+            self.trained = (self.trained - {"adapters"}) | merged
         if quantise and stage.quantize is not None and not is_quantised(model.language):
             # The recipe's validation ensures that no earlier stage has changed the language model.
             source = source_of(self.recipe.model.language, "language")
             model.language = load_language(source, unwrap(model.language).dtype, stage.quantize)
             model.to(self.device)
         if stage.lora is not None:
-            model.language = add_adapters(model.language, stage.lora)
+            put_adapters(model, stage.lora)
 
     def make_trainer(self, model: VisionLanguageModel, planned: PlannedStage, number: int) -> StageTraining:
         """Set a prepared model up for a stage: its trainable, recomputed, sharded and bf16 parts."""
