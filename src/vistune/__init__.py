@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load,
         score,
         train,
+        verify,
         write_report,
     )
 
@@ -43,6 +44,7 @@ __all__ = [
     "quickstart",
     "score",
     "train",
+    "verify",
     "write_report",
 ]
 __version__ = "0.2.0"

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from vistune.cli import data, evaluation, generate, model
+from vistune.cli import data, evaluation, generate, model, verifying
 from vistune.cli.commands import Program, Verb, language_of, set_language
 from vistune.cli.console import stderr
 from vistune.errors import VistuneError, in_users_code
@@ -46,6 +46,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "serve": model.serve,
     "import": model.import_,
     "export": model.export,
+    "verify": verifying.verify,
     "draw": model.draw,
     "report": model.report,
     "why": model.why,

@@ -16,6 +16,7 @@ from vistune.files import committed_folder, read_json, read_json_if_there, read_
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.build import SourceModel, build_model, source_processor
+from vistune.interop.certificate import ExportForm, certify, write_certificate
 from vistune.interop.folders import is_hub_name, read_tensors, read_tower, resolve, with_full_depth, write_tower
 from vistune.interop.parity import (
     ParityRow,
@@ -138,6 +139,8 @@ def export_model(
     if precision != exported.dtype:
         round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
         expected = probe_ours(exported.assistant, probes())
+    certificate = certify(exported.assistant, expected, ExportForm(layout, str(exported.dtype).removeprefix("torch.")))
+    if precision != exported.dtype:
         exported.model.to(exported.dtype)  # in the precision of the file, so that no second copy is needed
     writers: Mapping[str, Callable[[ExportedModel, Path], None]] = {
         "llava-hf": write_hf,
@@ -148,6 +151,7 @@ def export_model(
         writers[layout](exported, draft)
         del exported  # frees memory for the model that is loaded
         base_folder = (base or str(draft / "base")) if layout == "peft" else None
+        write_certificate(certificate, draft)
         rows = compare(expected, probe_written(draft, layout, base_folder, precision, device))
         if exceeds_tolerance(rows, precision):
             raise CheckpointError(

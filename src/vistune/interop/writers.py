@@ -153,6 +153,7 @@ def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[PreTrainedTok
 
     own: PreTrainedTokenizerFast = copy.deepcopy(tokenizer)
     own.chat_template = None
+    own.padding_side = own.init_kwargs["padding_side"] = "left"  # a batch is answered after its prompts
     if IMAGE not in own.get_vocab():
         own.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
     if own.pad_token_id is None or own.pad_token_id == own.unk_token_id:
