@@ -11,50 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_from
-from tiny_tokenizer import make_tokenizer
+from verified_models import save_model
 
 import vistune
 from vistune.errors import CheckpointError
 from vistune.interop.export import export_model
-from vistune.model import build, read_spec
-from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Model, Recipe, Stage
-from vistune.runs import checkpoint
 
 Fault = Callable[[Path], None]
-
-
-def save_model(folder: Path, vision: Path, **choices: Any) -> Path:
-    """Write a model with random weights, a tied head, and a tokenizer with an added token."""
-    from transformers import LlamaConfig
-
-    make_tokenizer(folder / "language")
-    tokenizer: Any = load_tokenizer(str(folder / "language"))
-    tokenizer.add_tokens(["colour"])
-    tokenizer.add_bos_token = True
-    tokenizer.save_pretrained(folder / "language")
-    config = LlamaConfig(
-        hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
-        vocab_size=len(tokenizer), max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    tiny_from(config).save_pretrained(folder / "language")
-    named = {"vision": str(vision), "language": str(folder / "language"), "projector": "mlp2x_gelu", "template": "v1",
-             "image_mode": "pad", **choices}  # fmt: skip
-    recipe = Recipe(model=Model(**named), stages=(Stage(name="tune", learn={"projector": 1e-3}, steps=1),))
-    spec = read_spec(recipe.model)
-    torch.manual_seed(5)
-    model = build(recipe.model, spec, seed=1)
-    learnt = ("vision", "projector")
-    with torch.no_grad():
-        for part in learnt:
-            for _, parameter in model.parts()[part]:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    processor = Processor(load_tokenizer(recipe.model.language), spec)
-    tensors = checkpoint.snapshot(model, learnt)
-    checkpoint.save(folder / "model", model, processor, recipe=recipe, tensors=tensors)
-    return folder / "model"
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import torch
 from PIL import Image
 
 from vistune.errors import CheckpointError, RecipeError, TeacherError, VistuneError, reason_of
@@ -49,7 +50,8 @@ class OpenAIServer:
         self._has_logprobs = True
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx2.Client(timeout=SECONDS, headers=headers)
+        is_local = self.url.startswith(("http://127.0.0.1", "http://localhost"))  # never behind a proxy
+        self._client = httpx2.Client(timeout=SECONDS, headers=headers, trust_env=not is_local)
         models = self._json("GET", "/v1/models")
         try:
             self.model = str(models["data"][0]["id"])
@@ -150,7 +152,7 @@ def data_url(image: Image.Image) -> str:
 def serve_gguf(folder: Path, context: int) -> OpenAIServer:
     """Start llama.cpp's server on loopback over the two files of a GGUF export; it ends with the returned object.
 
-    Keys and values are kept in f32, as in the model that the certificate describes.
+    Keys and values are f32, as in the model that the certificate describes.
 
     Args:
         context: Tokens of the longest prompt and its answer.
@@ -163,6 +165,7 @@ def serve_gguf(folder: Path, context: int) -> OpenAIServer:
     settings: Any = engine.CommonParams()
     settings.model.path, settings.mmproj.path = str(language), str(projector)
     settings.n_ctx, settings.n_parallel, settings.port, settings.verbosity = context * SLOTS, SLOTS, 0, 0
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
     settings.warmup = settings.fit_params = False
     settings.use_jinja = True
     settings.cache_type_k = settings.cache_type_v = engine.ggml_type.GGML_TYPE_F32
@@ -172,6 +175,6 @@ def serve_gguf(folder: Path, context: int) -> OpenAIServer:
         return OpenAIServer(server.listening_address, server)
     except VistuneError:
         raise
-    except Exception as error:  # its errors have no type of their own
+    except Exception as error:  # its errors have no common type
         reason = reason_of(error)
         raise CheckpointError(f"{folder}: llama.cpp cannot load it: {reason}", "export the model again") from None

@@ -26,7 +26,7 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Differences up to these are rounding: relative difference of features, difference of a log-probability in nats."""
+    """Largest differences by rounding: of features (relative), and of a log-probability in nats."""
 
     features: float
     logprobs: float
