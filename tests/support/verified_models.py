@@ -9,14 +9,22 @@ import torch
 from tiny_models import tiny_from
 from tiny_tokenizer import make_tokenizer
 
-from vistune.model import build, read_spec
+from vistune.model import add_adapters, build, read_spec
 from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Model, Recipe, Stage
+from vistune.recipe import Lora, Model, Recipe, Stage
 from vistune.runs import checkpoint
 
 
-def save_model(folder: Path, vision: Path, *, readable: bool = False, **choices: Any) -> Path:
-    """Write a model with random weights, a tied head, and a tokenizer with an added token.
+def save_model(
+    folder: Path,
+    vision: Path,
+    *,
+    readable: bool = False,
+    tied: bool = True,
+    lora: Lora | None = None,
+    **choices: Any,
+) -> Path:
+    """Write a model with random weights and a tokenizer with an added token.
 
     With `readable`, answers have only tokens that are text by themselves: servers keep unfinished characters back.
     """
@@ -30,7 +38,7 @@ def save_model(folder: Path, vision: Path, *, readable: bool = False, **choices:
     config = LlamaConfig(
         hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
         vocab_size=len(tokenizer), max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )  # fmt: skip
     language = tiny_from(config)
     texts = [tokenizer.decode([token], skip_special_tokens=True) for token in range(len(tokenizer))]
@@ -45,7 +53,9 @@ def save_model(folder: Path, vision: Path, *, readable: bool = False, **choices:
     spec = read_spec(recipe.model)
     torch.manual_seed(5)
     model = build(recipe.model, spec, seed=1)
-    learnt = ("vision", "projector")
+    learnt = ("vision", "projector", *(("adapters",) if lora is not None else ()))
+    if lora is not None:
+        model.language = add_adapters(model.language, lora)
     with torch.no_grad():
         for part in learnt:
             for _, parameter in model.parts()[part]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vistune.errors import reason_of
+from vistune.errors import CheckpointError, reason_of
 from vistune.generation import Assistant, greedy_tokens, read_messages
 from vistune.model.tower_inputs import normalised
 from vistune.processor import Processor, collate
@@ -232,16 +232,28 @@ def _run_transformers(
 
 def generate_greedily(model: PreTrainedModel, inputs: Any, count: int) -> list[list[int]]:
     """Generate `count` tokens after each prompt of a batch, greedily and without a stop."""
-    generated = model.generate(**inputs, **GREEDY_SETTINGS, max_new_tokens=count, min_new_tokens=count)
+    config: Any = model.generation_config
+    stops, config.stop_strings = config.stop_strings, None
+    try:
+        generated: Any = model.generate(**inputs, **GREEDY_SETTINGS, max_new_tokens=count, min_new_tokens=count)
+    finally:
+        config.stop_strings = stops
     answers: list[list[int]] = generated[:, inputs["input_ids"].shape[1] :].tolist()
     return answers
 
 
 def compare(ours: Mapping[str, ProbeResult], theirs: Mapping[str, ProbeResult]) -> list[ParityRow]:
-    """Compare the results of two models, a row per probe. Logits are compared over the common vocabulary."""
+    """Compare the results of two models, a row per probe. Logits are compared over the common vocabulary.
+
+    Raises CheckpointError if the other model could not compute a probe.
+    """
     rows = []
     for name, our in ours.items():
         their = theirs[name]
+        if their.failure:
+            raise CheckpointError(
+                f"transformers cannot compute the exported model: {name}: {their.failure}", "report this with the model"
+            )
         common = min(len(our.logits), len(their.logits))
         rows.append(
             ParityRow(
