@@ -26,7 +26,7 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Largest differences by rounding: of features (relative), and of a log-probability in nats."""
+    """Largest differences by rounding: relative for features, in nats for a log-probability."""
 
     features: float
     logprobs: float
