@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         push,
         score,
         train,
+        verify,
         write_report,
     )
 
@@ -45,6 +46,7 @@ __all__ = [
     "quickstart",
     "score",
     "train",
+    "verify",
     "write_report",
 ]
 __version__ = "0.2.0"

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from vistune.interop.load import ParentModel
     from vistune.interop.parity import ParityRow
     from vistune.interop.push import PushResult
+    from vistune.interop.verify import VerifyResult
     from vistune.planner.plan import Plan
     from vistune.processor import Processor
     from vistune.runs.provenance import Provenance
@@ -619,6 +620,17 @@ def export_gguf(model: Path, out: Path, **options: Unpack[GgufOptions]) -> GgufE
         class_position=options.get("class_position", "last"),
         device=resolve_device(options.get("device", "auto")),
     )
+
+
+def verify(model: Path, program: str | None = None, *, device: str = "auto") -> VerifyResult:
+    """Run the certificate of an export in a program, and compare every stage; see `vistune.interop.verify`.
+
+    Args:
+        program: `transformers`, `llama.cpp` or the URL of an OpenAI-compatible server; by default vistune's own engine.
+    """
+    from vistune.interop.verify import verify
+
+    return verify(model, program, device=device)
 
 
 def draw(recipe: Recipe, out: Path, *, language: str = "en") -> list[Path]:

@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from vistune import __version__
-from vistune.cli import data, evaluation, generate, hub, model, recipes
+from vistune.cli import data, evaluation, generate, hub, model, recipes, verifying
 from vistune.cli.commands import Program, Verb, usage_error
 from vistune.cli.log import log, using
 from vistune.cli.settings import CURRENT, LOG_FORMATS, Settings, language_of, read_settings
@@ -51,6 +51,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "serve": model.serve,
     "import": model.import_,
     "export": model.export,
+    "verify": verifying.verify,
     "push": hub.push,
     "draw": model.draw,
     "report": model.report,

@@ -15,14 +15,17 @@ from vistune.files import committed_folder, read_json
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.build import SourceModel, build_model, source_processor
+from vistune.interop.certificate import ExportForm, certify, write_certificate
 from vistune.interop.folders import is_hub_name, read_tensors, read_tower, resolve, with_full_depth, write_tower
 from vistune.interop.model_card import write_card
 from vistune.interop.parity import (
+    BATCH,
     ParityRow,
     ProbeResult,
     compare,
     describe_rows,
     exceeds_tolerance,
+    probe_batch,
     probe_ours,
     probe_transformers,
     probes,
@@ -140,6 +143,8 @@ def export_model(
     if precision != exported.dtype:
         round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
         expected = probe_ours(exported.assistant, probes())
+    certificate = certify(exported.assistant, expected, ExportForm(layout, str(exported.dtype).removeprefix("torch.")))
+    if precision != exported.dtype:
         exported.model.to(exported.dtype)  # in the precision of the file, so that no second copy is needed
     writers: Mapping[str, Callable[[ExportedModel, Path], None]] = {
         "llava-hf": write_hf,
@@ -150,6 +155,7 @@ def export_model(
         writers[layout](exported, draft)
         del exported  # frees memory for the model that is loaded
         base_folder = (base or str(draft / layouts.BASE_FOLDER)) if layout == "peft" else None
+        write_certificate(certificate, draft)
         rows = compare(expected, probe_written(draft, layout, base_folder, precision, device))
         if exceeds_tolerance(rows, precision):
             raise CheckpointError(
@@ -288,4 +294,6 @@ def probe_written(
     if base is not None:
         model = PeftModel.from_pretrained(model, str(folder))
     processor = AutoProcessor.from_pretrained(whole, backend="pil")
-    return probe_transformers(model.eval().to(device), processor, probes(), processor.image_token_id)
+    model, image_id, conversations = model.eval().to(device), processor.image_token_id, probes()
+    results = probe_transformers(model, processor, conversations, image_id)
+    return {**results, BATCH: probe_batch(model, processor, list(conversations.values()), image_id)}
