@@ -37,6 +37,13 @@ JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
 )  # fmt: skip
 Again = Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")]
+Match = Annotated[
+    str | None,
+    typer.Option(
+        help="Task file: how replies are compared: exact, normalised, contains, number, choice, rouge-l, anls or "
+        "judge. KIND=MATCH sets it for one kind; separate several by commas. Default: exact.",
+    ),
+]
 NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
 
 
@@ -70,6 +77,7 @@ def evaluate(
         ),
     ] = None,
     again: Again = False,
+    match: Match = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -82,7 +90,20 @@ def evaluate(
     processes share the questions.
     """
     if listing:
-        others = ("model", "task", "data", "limit", "blind", "letters", "out", "again", "device", "dtype", "quantize")
+        others = (
+            "model",
+            "task",
+            "data",
+            "limit",
+            "blind",
+            "letters",
+            "out",
+            "again",
+            "match",
+            "device",
+            "dtype",
+            "quantize",
+        )
         refuse_given(others, "not used by --list", "remove the option")
         print_tasks(as_json)
         return
@@ -102,6 +123,7 @@ def evaluate(
         blind_limit=blind or None,
         letters=letters,
         again=again,
+        match=match,
         progress=no_progress if as_json else progress_bar,
         on_message=print_message,
         **api.LoadOptions(device=device, dtype=dtype, quantize=quantize),
@@ -222,10 +244,10 @@ def result_table(result: EvaluationResult) -> Table:
 
 
 def group_table(result: EvaluationResult) -> Table:
-    """Return the accuracy of each question type and language by condition; empty if there is only one of each."""
+    """Return the accuracy of each question type, language and source by condition; empty if there is one of each."""
     conditions = list(result.intervals)
     table = Table("right, per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
-    for groups in (result.by_type, result.by_language):
+    for groups in (result.by_type, result.by_language, result.by_source):
         for name, group in groups.items() if len(groups) > 1 else ():
             estimates = [group.accuracy[condition] for condition in conditions]
             shares = [estimate.value if estimate.count else None for estimate in estimates]
@@ -285,6 +307,7 @@ def score(
     opinions: Annotated[
         int, typer.Option(help="judge: number of grades per answer, which are averaged (mmvet).", min=1)
     ] = 1,
+    match: Match = None,
     as_json: Json = False,
 ) -> None:
     """Score predictions with a benchmark's official rules. They may come from any model."""
@@ -313,6 +336,7 @@ def score(
         judge=endpoint,
         judgements=judgements,
         opinions=opinions,
+        match=match,
         progress=no_progress if as_json else progress_bar,
     )
     for message in (*lines_of(result.unread_fields), *result.warnings):

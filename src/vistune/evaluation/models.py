@@ -52,6 +52,7 @@ class EvaluationOptions(TypedDict, total=False):
     seed: int
     letters: bool
     again: bool
+    match: str | None
     device: str
     dtype: str
     quantize: int | None
@@ -79,6 +80,7 @@ class EvaluationRequest:
         blind: Whether to ask the blind conditions too, for about `blind_limit` questions (None: all).
         letters: Whether multiple-choice questions are answered by the likeliest letter, from one forward pass.
         again: Whether to replace the answers that are in `out`.
+        match: The match of the user's own questions, or KIND=MATCH for each kind, separated by commas.
     """
 
     task: str
@@ -91,6 +93,7 @@ class EvaluationRequest:
     seed: int = 0
     letters: bool = False
     again: bool = False
+    match: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ def evaluate_all(
     """Evaluate several models on several tasks; also return whether this is the first process."""
     if len(tasks) > 1:
         for task, data in tasks.items():  # report missing data before the first question is asked
-            benchmark = open_task(task, data)
+            benchmark = open_task(task, data, match=options.get("match"))
             questions_of(benchmark)
             benchmark.check_images()
     labels = labels_of(models)
@@ -203,7 +206,7 @@ def measure(
     """Ask a task's questions, store the answers, and score them."""
     ranks = ranks or Ranks()
     name = file_name(request.name or request.task)
-    task = open_task(request.task, request.data)
+    task = open_task(request.task, request.data, match=request.match)
     questions = choose_questions(questions_of(task), request.limit, request.seed)
     if not questions:
         raise DataError(f"{request.data}: has no question of {request.task}", "check --data")

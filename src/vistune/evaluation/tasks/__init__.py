@@ -43,8 +43,11 @@ TASKS: Mapping[str, type[Benchmark]] = {
 }
 
 
-def open_task(name: str, folder: Path, what: str = "task") -> Benchmark:
+def open_task(name: str, folder: Path, what: str = "task", *, match: str | None = None) -> Benchmark:
     """Return the task called `name`, or `package.module:CLASS`, for a data folder.
+
+    Args:
+        match: The text of `--match`, for a task that has this setting.
 
     Raises RecipeError if there is none, or if it is not a complete class derived from Benchmark.
     """
@@ -54,7 +57,14 @@ def open_task(name: str, folder: Path, what: str = "task") -> Benchmark:
         raise RecipeError(f"{what} {name!r} is {kind}", "name a class derived from vistune.evaluation.Benchmark")
     if missing := task.__abstractmethods__:
         raise RecipeError(f"{what} {name!r} does not define {', '.join(sorted(missing))}", "define it in the class")
-    return task(folder)
+    opened = task(folder)
+    if match is not None:
+        if not hasattr(opened, "match"):
+            raise RecipeError(
+                f"--match {match}: {name} has its own rules", "remove --match; only the task file uses it"
+            )
+        opened.match = match
+    return opened
 
 
 __all__ = ["TASKS", "open_task"]
