@@ -16,19 +16,15 @@ from vistune.registry import lazy_names
 if TYPE_CHECKING:
     from vistune.evaluation.comparison import Comparison, compare, compare_stored, labels_of, markdown
     from vistune.evaluation.descriptions import DescriptionScore, describe
-    from vistune.evaluation.models import (
-        AnsweredFile,
-        AnswerOptions,
-        EvaluationOptions,
-        EvaluationRequest,
-        ModelOptions,
-    )
+    from vistune.evaluation.models import AnsweredFile
+    from vistune.evaluation.request import AnswerOptions, EvaluationOptions, EvaluationRequest, ModelOptions
     from vistune.evaluation.results import AnsweredQuestion, Estimate, EvaluationResult
 
 LAZY = {
     "comparison": ("Comparison", "compare", "compare_stored", "labels_of", "markdown"),
     "descriptions": ("DescriptionScore", "describe"),
-    "models": ("AnswerOptions", "AnsweredFile", "EvaluationOptions", "EvaluationRequest", "ModelOptions"),
+    "models": ("AnsweredFile",),
+    "request": ("AnswerOptions", "EvaluationOptions", "EvaluationRequest", "ModelOptions"),
     "results": ("AnsweredQuestion", "Estimate", "EvaluationResult"),
 }
 __all__ = [
