@@ -5,13 +5,17 @@ from pathlib import Path
 
 from vistune.errors import RecipeError
 from vistune.evaluation.task import Benchmark
+from vistune.evaluation.tasks.documents import ChartQA, DocVqa, InfoVqa, OcrBench
 from vistune.evaluation.tasks.file import File
+from vistune.evaluation.tasks.image_choices import Ai2d, KMMStar, Kreta, MMStar, RealWorldQA, SeedBench2Plus
 from vistune.evaluation.tasks.judged import LlavaBench, MMVet
 from vistune.evaluation.tasks.korean import KDtcBench, KLlavaW, KMMBench, Koffvqa, KSeed
 from vistune.evaluation.tasks.korean_pope import KPope
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
 from vistune.evaluation.tasks.mme import Mme
+from vistune.evaluation.tasks.mmmu import Mmmu
 from vistune.evaluation.tasks.multiple_choice import ScienceQA, Seed
+from vistune.evaluation.tasks.paired import HallusionBench, NaturalBench
 from vistune.evaluation.tasks.pope import Pope
 from vistune.evaluation.tasks.scenes import Combinations, HeldOut
 from vistune.evaluation.tasks.vqa import Gqa, TextVqa, VizWiz, VqaV2
@@ -34,12 +38,25 @@ TASKS: Mapping[str, type[Benchmark]] = {
     "mmbench-ko": KMMBench,  # what VLMEvalKit calls K-MMBench
     "mmvet": MMVet,
     "llava-bench": LlavaBench,
+    "mmmu": Mmmu,
+    "mmstar": MMStar,
+    "ai2d": Ai2d,
+    "chartqa": ChartQA,
+    "docvqa": DocVqa,
+    "infovqa": InfoVqa,
+    "ocrbench": OcrBench,
+    "realworldqa": RealWorldQA,
+    "seed2plus": SeedBench2Plus,
+    "hallusionbench": HallusionBench,
+    "naturalbench": NaturalBench,
     "k-mmbench": KMMBench,
     "k-seed": KSeed,
     "k-dtcbench": KDtcBench,
     "k-llava-w": KLlavaW,
     "koffvqa": Koffvqa,
     "k-pope": KPope,
+    "k-mmstar": KMMStar,
+    "kreta": Kreta,
 }
 
 

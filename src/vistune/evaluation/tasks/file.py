@@ -33,8 +33,6 @@ from vistune.evaluation.own_samples import (
 )
 from vistune.evaluation.task import (
     OFFICIAL,
-    Benchmark,
-    Facts,
     Judge,
     Marked,
     Reply,
@@ -42,13 +40,14 @@ from vistune.evaluation.task import (
     TaskScore,
     mean,
 )
+from vistune.evaluation.tasks.cards import CardedBenchmark
 from vistune.records import GENERATED_FILES, folders_next_to, kind_of_file
 from vistune.types import Question
 
 QUESTIONS = "questions.jsonl"
 
 
-class File(Benchmark):
+class File(CardedBenchmark, card="file"):
     """A user's own questions, dialogues to train on, or the held-out samples of a run.
 
     Args:
@@ -60,17 +59,6 @@ class File(Benchmark):
         match: The text of `--match`: the match of questions without their own.
     """
 
-    facts = Facts(
-        about="your own questions or dialogues, or a run's held-out split, scored as --match says",
-        files=(
-            "questions.jsonl, .json, .csv, .tsv or .parquet; a file in any form that train reads; or a run folder",
-            "its images",
-            f"{SAME_MEANING_PROMPT} (optional)",
-        ),
-        source="yours",
-        licence="yours",
-        size="any",
-    )
     max_tokens = 64
     match: str | None = None
     has_dialogues: bool = False
