@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from vistune.interop.parity import ParityRow
     from vistune.interop.push import PushResult
     from vistune.interop.verify import VerifyResult
+    from vistune.llm_client import Endpoint
     from vistune.planner.plan import Plan
     from vistune.processor import Processor
     from vistune.runs.provenance import Provenance
@@ -382,17 +383,24 @@ def selftest(recipe: Recipe, *, progress: Progress = no_progress) -> list[Gradie
 
 
 def evaluate(
-    model: Path, *, task: str, data: Path, progress: Progress = no_progress, **options: Unpack[EvaluationOptions]
+    model: Path | Endpoint,
+    *,
+    task: str,
+    data: Path,
+    progress: Progress = no_progress,
+    **options: Unpack[EvaluationOptions],
 ) -> EvaluationResult:
     """Ask a task's questions with the image, without it and with a wrong one; keep the answers in `out`.
 
     Under torchrun the processes share the questions, and each returns the whole result.
 
     Args:
+        model: A run or model folder, or a model behind an OpenAI-compatible endpoint, which needs `out`.
         options: Fields of `vistune.evaluation.EvaluationRequest`, such as `out`, `limit` and `blind`, and `device`,
             `dtype` and `quantize` of the model.
     """
-    from vistune.evaluation.models import EvaluationRequest, evaluate_models, split_options
+    from vistune.evaluation.models import evaluate_models
+    from vistune.evaluation.request import EvaluationRequest, split_options
 
     model_options, fields = split_options({"blind_limit": BLIND_QUESTIONS, **options})
     request = EvaluationRequest(task, data, **fields)
@@ -401,7 +409,7 @@ def evaluate(
 
 
 def evaluate_all(
-    models: Sequence[Path],
+    models: Sequence[Path | Endpoint],
     tasks: Mapping[str, Path],
     *,
     progress: Progress = no_progress,
@@ -446,7 +454,8 @@ def answer(
         options: Fields of `vistune.evaluation.AnswerRequest`: `images`, `max_tokens` and `again`; and `device`, `dtype`
             and `quantize` of the model.
     """
-    from vistune.evaluation.models import AnswerRequest, answer_questions, split_options
+    from vistune.evaluation.models import AnswerRequest, answer_questions
+    from vistune.evaluation.request import split_options
 
     model_options, fields = split_options(options)
     request = AnswerRequest(questions, out, **fields)

@@ -26,6 +26,7 @@ from vistune.processor import Processor
 from vistune.progress import Advance, Progress, no_progress
 from vistune.records import (
     FORMS,
+    GENERATED_FILES,
     DataFile,
     ImageFolders,
     UnreadField,
@@ -54,7 +55,6 @@ COLUMNS = {
 }
 CACHED_INDICES = 64
 PARALLEL_BYTES = 2 * 2**20  # smaller files are encoded by one process
-GENERATED_FILES = ("samples.json", "messages.jsonl")  # the files that `generate` writes into a folder
 
 
 def data_path(path: Path) -> Path:

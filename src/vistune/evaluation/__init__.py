@@ -23,19 +23,15 @@ if TYPE_CHECKING:
         remarks,
     )
     from vistune.evaluation.descriptions import DescriptionScore, describe
-    from vistune.evaluation.models import (
-        AnsweredFile,
-        AnswerOptions,
-        EvaluationOptions,
-        EvaluationRequest,
-        ModelOptions,
-    )
+    from vistune.evaluation.models import AnsweredFile
+    from vistune.evaluation.request import AnswerOptions, EvaluationOptions, EvaluationRequest, ModelOptions
     from vistune.evaluation.results import AnsweredQuestion, Estimate, EvaluationResult
 
 LAZY = {
     "comparison": ("Comparison", "compare", "compare_stored", "figures_tables", "labels_of", "remarks"),
     "descriptions": ("DescriptionScore", "describe"),
-    "models": ("AnswerOptions", "AnsweredFile", "EvaluationOptions", "EvaluationRequest", "ModelOptions"),
+    "models": ("AnsweredFile",),
+    "request": ("AnswerOptions", "EvaluationOptions", "EvaluationRequest", "ModelOptions"),
     "results": ("AnsweredQuestion", "Estimate", "EvaluationResult"),
 }
 __all__ = [

@@ -158,6 +158,8 @@ def labels_of(models: Sequence[Path]) -> list[str]:
         RecipeError: A folder is named twice.
     """
     paths = [model.resolve() for model in models]
+    if not paths:
+        return []
     if len(set(paths)) < len(paths):
         raise RecipeError(f"{next(m for m in models if paths.count(m.resolve()) > 1)}: named twice", "name it once")
     if len(paths) == 1:

@@ -26,7 +26,7 @@ from vistune.records.errors import (
     unread_fields,
 )
 from vistune.records.images import ImageFolders, folders_next_to
-from vistune.records.reading import SUFFIXES, kind_of_file, open_file, read_records, read_values
+from vistune.records.reading import GENERATED_FILES, SUFFIXES, kind_of_file, open_file, read_records, read_values
 from vistune.records.samples import (
     images_in_place,
     kind_of,
@@ -39,6 +39,7 @@ from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpac
 
 __all__ = [
     "FORMS",
+    "GENERATED_FILES",
     "MARKER",
     "OTHER_MEDIA",
     "SUFFIXES",
