@@ -22,6 +22,7 @@ IMAGE_ID = -200  # an image slot in `input_ids`; not in the vocabulary, so no te
 
 Role = Literal["system", "user", "assistant"]
 KINDS = ("caption", "conversation", "detail", "reasoning")
+PREFERENCE = "preference"  # the kind of pairs of a chosen and a rejected answer
 SIZED_MODES = ("anyres", "naflex")  # image modes in which the number of slots of an image depends on its size
 
 
@@ -89,12 +90,14 @@ class Sample:
     """The one conversation type of training, evaluation, chat and server.
 
     Images are `ImageRef` parts; `<image>` in a string is literal text. `origin`: the sample's location, `path:line`.
+    `rejected`: in a preference pair, the answer that is worse than the last message, which is the chosen one.
     """
 
     id: str
     messages: tuple[Message, ...]
     kind: str = ""
     origin: str = ""
+    rejected: Message | None = None
 
     @property
     def images(self) -> tuple[ImageRef, ...]:

@@ -26,6 +26,7 @@ from vistune.processor import Processor
 from vistune.progress import Advance, Progress, no_progress
 from vistune.records import (
     FORMS,
+    RECORD_FIELDS,
     DataFile,
     ImageFolders,
     UnreadField,
@@ -242,7 +243,7 @@ class _Builder:
         faults: list[Fault] = []
         checker = RecordChecker(self.folders, self.processor)
         of_file = Counter[str]()
-        for record, entry in check_records(checker, self.data.records(FORMS, of_file), processes=processes):
+        for record, entry in check_records(checker, self.data.records(RECORD_FIELDS, of_file), processes=processes):
             advance(1)
             if isinstance(entry, Fault):
                 faults.append(entry)

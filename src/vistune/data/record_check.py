@@ -19,6 +19,7 @@ from vistune.processor import Processor
 from vistune.records import (
     FORMS,
     MARKER,
+    RECORD_FIELDS,
     DataFile,
     ImageFolders,
     Record,
@@ -166,7 +167,7 @@ class TextNotes:
     def read(self, data: DataFile) -> None:
         """Add the notes on one file. Raises DataError if it cannot be read as a whole."""
         self.files.append(data)
-        for record in data.records(FORMS):
+        for record in data.records(RECORD_FIELDS):
             if isinstance(record.value, dict):
                 self._note(record.value, record, (len(self.files) - 1, record.number, record.nth))
 
