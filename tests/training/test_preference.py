@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from preference_stages import DPO, first_step, separate_log_probabilities, write_pairs
-from training_stages import ALIGN, TUNE, MakeRecipe, ask_to_stop, train, weights
+from training_processes import Ranks, train_each_as_rank
+from training_stages import ALIGN, TUNE, MakeRecipe, ask_to_stop, assert_same_runs, train, weights
 
 from vistune import api
 from vistune.errors import DataError, RecipeError, Stopped
+from vistune.files import read_json
 from vistune.processor import collate, encode_pair, load_tiles
 from vistune.progress import no_progress
-from vistune.recipe import Preference
+from vistune.recipe import Preference, dump
 from vistune.runs.folder import MetricsLog, checkpoints_of
 from vistune.training import Run
 from vistune.training.distributed.parallelism import ModelWithLoss
@@ -150,6 +152,27 @@ def test_training_makes_chosen_answers_more_likely_and_resumes_exactly(
     assert [row["loss_hex"] for row in resumed] == [row["loss_hex"] for row in whole]
     ours, theirs = (weights(checkpoints_of(tmp_path / name)[-1]) for name in ("stopped", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_processes_train_pairs_as_one_does(make_recipe: MakeRecipe, pairs: Path, tmp_path: Path) -> None:
+    """Rows of 400 tokens are distributed; some steps leave a process with a blank row."""
+    validation = {"share": 0.25, "answers": 0}
+    stage = {**DPO, "tokens_per_row": 400, "steps": 3, "save_every": None, "preference": {"sft_weight": 0.1}}
+    changes: dict[str, Any] = {"data": str(pairs), "validation": validation, "blind_check": 0}
+    one = train(make_recipe(stage, **changes), tmp_path / "one")
+    runs = []
+    for parallel in ("ddp", "fsdp"):
+        recipe = tmp_path / f"{parallel}.yaml"
+        recipe.write_text(dump(make_recipe(stage, **changes, parallel=parallel)))
+        runs.append((recipe, tmp_path / parallel))
+    assert Ranks(train_each_as_rank, runs).ended() == [0, 0]
+    proved = read_json(runs[-1][1] / "selftest.json")
+    assert all(row["equal"] for row in proved)
+    for _, out in runs:
+        assert_same_runs(out, tmp_path / "one")
+        lines = MetricsLog(out / "metrics.jsonl").read()
+        for key in ("margin", "accuracy", "kl", "validation_margin", "validation_loss"):
+            assert lines[-1][key] == pytest.approx(one[-1][key], rel=1e-3, abs=1e-5)
 
 
 def test_validation_measures_margin_accuracy_and_kl(make_recipe: MakeRecipe, pairs: Path, tmp_path: Path) -> None:
