@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vistune.data import Loader, StagePlan
 from vistune.data.packing import Step
 from vistune.data.stages import PlannedStage, plan_stages, with_first_shard
-from vistune.model import VisionLanguageModel, next_token_loss
+from vistune.model import VisionLanguageModel, next_token_loss, supervised_positions
 from vistune.model.language import read_as_transformers
 from vistune.processor import blank_batch
 from vistune.training.distributed.parallelism import ModelWithLoss, choose_parallelism, gradient_sync, whole_copy, wrap
@@ -92,9 +92,10 @@ def selftest(run: Run) -> list[GradientComparison]:
 class _LossOfAllLayers(ModelWithLoss):
     """Runs all layers at all tokens; in training, the last layer's MLP runs at supervised positions only."""
 
-    def states(self, batch: Batch, positions: Tensor) -> Tensor:
+    def predicting(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        positions, targets = supervised_positions(batch.labels, batch.starts)
         states: Tensor = self.model(batch)
-        return states.index_select(0, positions)
+        return states.index_select(0, positions), positions, targets
 
 
 def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> list[GradientComparison]:

@@ -45,8 +45,7 @@ class ModelWithLoss(nn.Module):
         For a row of preference pairs, return MEASURES of each pair instead. The pass that computes the reference, which
         has no reference and no gradient, returns the log-probability of each answer.
         """
-        positions, targets = supervised_positions(batch.labels, batch.starts)
-        states = self.states(batch, positions)
+        states, positions, targets = self.predicting(batch)
         if not batch.pair_documents:
             loss = head_loss(states, self.model.head, targets)
             return loss.sum, loss.tokens
@@ -55,10 +54,11 @@ class ModelWithLoss(nn.Module):
             return answers.log_probabilities.sum(), answers.log_probabilities.detach()
         return preference_loss(answers, batch, self.preference)
 
-    def states(self, batch: Batch, positions: Tensor) -> Tensor:
-        """Return the hidden states (n, width) at these positions."""
+    def predicting(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the hidden states (n, width) that predict supervised tokens, their positions, and these tokens."""
+        positions, targets = supervised_positions(batch.labels, batch.starts)
         states: Tensor = self.model(batch, positions)
-        return states
+        return states, positions, targets
 
 
 def choose_parallelism(recipe: Recipe, stage: Stage, model: VisionLanguageModel, world: World) -> Parallelism:
