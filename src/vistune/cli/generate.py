@@ -50,7 +50,10 @@ Labels = Annotated[
     Path | None,
     typer.Option(help="YAML or JSON file with English and Korean words for labels that are not in the lexicon."),
 ]
-Kinds = Annotated[str, typer.Option(help="Kinds of samples, separated by commas.")]
+Kinds = Annotated[
+    str,
+    typer.Option(help="Kinds of samples, separated by commas; preference writes pairs of a right and a wrong answer."),
+]
 Mix = Annotated[str | None, typer.Option(help="Ratio conversation:detail:reasoning, for example 58:23:77.")]
 PerImage = Annotated[int, typer.Option(help="With --mix: samples per image and language.", min=1)]
 Language = Annotated[

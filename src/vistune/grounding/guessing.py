@@ -4,6 +4,8 @@ A model uses the image only if this lowers its loss. The guesser is trained on t
 images and answers those of the last fifth, five times. It is the better of two: the most frequent answer to a question
 with the same rare words (the labels), and naive Bayes over words, pairs of words and the turns before. Only questions
 with a short answer are measured: yes or no, a number, or a few words.
+
+For preference pairs, the guesser sees the prompt and both answers, and guesses which one is chosen.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ _QUESTION_TYPES = (
 )  # fmt: skip
 QUESTION_TYPES = tuple(name for name, _ in _QUESTION_TYPES)
 YES_NO = ("is_there", "yes_no")
+PREFERENCE = "preference"  # the type of a pair; its guesses are right or wrong like those of a yes-no question
 
 
 def question_type(question: str) -> str | None:
@@ -67,6 +70,16 @@ class Conversation:
     image: str
     language: str
     turns: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """A prompt about an image with the chosen and the rejected answer."""
+
+    image: str
+    prompt: str
+    chosen: str
+    rejected: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +109,19 @@ class GuessedAnswers:
         return asdict(self)
 
 
+def answer_pairs_of(records: Sequence[Mapping[str, Any]]) -> list[AnswerPair]:
+    """Return the preference pairs of records in LLaVA's form."""
+    pairs = []
+    for record in spread([record for record in records if "rejected" in record]):
+        prompt = [turn["value"] for turn in record["conversations"] if turn["from"] == "human"][-1]
+        pairs.append(AnswerPair(str(record["image"]), prompt, record["chosen"], record["rejected"]))
+    return pairs
+
+
 def conversations_of(records: Sequence[Mapping[str, Any]]) -> list[Conversation]:
-    """Return the conversations about an image of records in LLaVA's form."""
+    """Return the conversations about an image of records in LLaVA's form, without preference pairs."""
     conversations = []
-    for record in spread(records):
+    for record in spread([record for record in records if "rejected" not in record]):
         turns = [(turn["from"], turn["value"]) for turn in record["conversations"]]
         pairs = [(a[1], b[1]) for a, b in pairwise(turns) if (a[0], b[0]) == ("human", "gpt")]
         if record.get("image"):
@@ -128,6 +150,38 @@ def measure_guessing(conversations: Iterable[Conversation]) -> list[GuessedAnswe
         for (kind, language), questions in sorted(groups.items())
         if len(questions) >= FEWEST_QUESTIONS
     ]
+
+
+def measure_pair_guessing(pairs: Iterable[AnswerPair]) -> list[GuessedAnswers]:
+    """Measure how often the chosen answer of a pair is guessed from the texts, for each language."""
+    groups: dict[str, list[_Question]] = defaultdict(list)
+    for pair in pairs:
+        groups[language_of([(pair.prompt, pair.chosen)])].append(_pair_question(pair))
+    return [
+        _measure(PREFERENCE, language, questions)
+        for language, questions in sorted(groups.items())
+        if len(questions) >= FEWEST_QUESTIONS
+    ]
+
+
+def _pair_question(pair: AnswerPair) -> _Question:
+    """Ask which answer is chosen: "first" or "second" in alphabetical order, which does not depend on the truth."""
+    prompt = _words(pair.prompt.replace("<image>", ""))
+    sides = sorted((pair.chosen, pair.rejected))
+    first, second = (_words(side) for side in sides)
+    features = {*prompt, *(f"1 {word}" for word in first), *(f"2 {word}" for word in second)}
+    features |= {f"{number} {a} {b}" for number, side in ((1, first), (2, second)) for a, b in pairwise(side)}
+    features.add(f"longer {(len(sides[0]) > len(sides[1])) - (len(sides[0]) < len(sides[1]))}")
+    differing = [word for word in (*first, *second) if (word in first) != (word in second)]
+    features |= {f"{word} of {other}" for word in differing for other in prompt}
+    answer = "first" if sides[0] == pair.chosen else "second"
+    order = zlib.crc32(pair.image.rsplit("/", 1)[-1].encode())
+    return _Question(PREFERENCE, (*prompt, *first, *second), frozenset(features), answer, order)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Return the words of a text in lower case, Korean ones without the particle at the end."""
+    return tuple(_ENDINGS.sub("", word) for word in re.findall(r"\w+", text.lower()))
 
 
 def guessing_lines(results: Sequence[GuessedAnswers]) -> list[str]:
@@ -172,7 +226,7 @@ def _closed_questions(conversation: Conversation) -> Iterable[_Question]:
     for number, (text, reply) in enumerate(conversation.turns):
         question = text.replace("<image>", "").strip().split("\n")[0]
         kind = question_type(question)
-        words = tuple(_ENDINGS.sub("", word) for word in re.findall(r"\w+", question.lower()))
+        words = _words(question)
         answer = _short_answer(question, reply, kind, conversation.language)
         if kind is not None and answer:
             is_choice = answer in ("first", "second")
@@ -224,7 +278,7 @@ def _measure(kind: str, language: str, questions: Sequence[_Question]) -> Guesse
     }
     guesser = max(right, key=lambda name: float(right[name].mean()))
     guessed = float(right[guesser].mean())
-    is_binary = kind in YES_NO
+    is_binary = kind in (*YES_NO, PREFERENCE)
     frequent = sum(count >= RARE_ANSWER * len(questions) for count in counts.values())
     uniform_guess = 0.5 if is_binary else 1 / max(frequent, 1)
     _, images = np.unique([question.order for question in questions], return_inverse=True)

@@ -296,7 +296,7 @@ def _tuples(value: Any) -> Any:
 
 def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
     """Join examples to one packed row. A row without images carries one blank tile."""
-    lengths = [len(example) for example in examples]
+    lengths = [length for example in examples for length in example.documents or (len(example),)]
     labels = torch.cat([example.labels for example in examples])
     starts = torch.tensor([0, *lengths]).cumsum(0)
     images = [example.images for example in examples if len(example.images)]  # all tiles, or all their features
@@ -314,6 +314,7 @@ def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
         ids=tuple(ids),
         slots=_joined_slots((example.slots, len(example.images)) for example in examples),
         grids=(torch.cat(grids) if images else ONE_PATCH) if grids else None,
+        pair_documents=len(examples[0].documents),
     )
 
 

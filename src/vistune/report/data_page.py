@@ -15,8 +15,15 @@ from markupsafe import Markup
 
 from vistune.errors import DataError
 from vistune.files import read_json_if_there, read_jsonl, write_atomic
-from vistune.grounding.guessing import QUESTION_TYPES, conversations_of, measure_guessing, question_type
-from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
+from vistune.grounding.guessing import (
+    QUESTION_TYPES,
+    answer_pairs_of,
+    conversations_of,
+    measure_guessing,
+    measure_pair_guessing,
+    question_type,
+)
+from vistune.records import MARKER, RECORD_FIELDS, ImageFolders, columns_read, open_data, read_sample
 from vistune.report import plots
 from vistune.report.rendering import (
     Labels,
@@ -91,7 +98,7 @@ def read_records(data: Path) -> list[Row] | None:
             return None
         raise DataError(f"{data}: no such file", "name a data file, a folder that `generate` wrote, or a run")
     file = open_data(path, columns_read())
-    return [_in_llava_form(record.value, record.location, file.images) for record in file.records(FORMS)]
+    return [_in_llava_form(record.value, record.location, file.images) for record in file.records(RECORD_FIELDS)]
 
 
 def _in_llava_form(value: object, location: str, inner_images: Path | None) -> Row:
@@ -116,7 +123,15 @@ def _in_llava_form(value: object, location: str, inner_images: Path | None) -> R
     image = str(sample.images[0].source) if sample.images else None
     if image is not None and inner_images is not None and (inner_images / image).is_file():
         image = str(inner_images / image)
-    return {**value, "kind": sample.kind or "–", "image": image, "language": language, "conversations": conversations}
+    pair = {} if sample.rejected is None else {"chosen": sample.messages[-1].text, "rejected": sample.rejected.text}
+    return {
+        **value,
+        **pair,
+        "kind": sample.kind or "–",
+        "image": image,
+        "language": language,
+        "conversations": conversations,
+    }
 
 
 def counts(data: Path, records: Sequence[Row] | None) -> Values | None:
@@ -232,4 +247,5 @@ def guessing(data: Path, records: Sequence[Row]) -> list[Row]:
     generated: Row = (read_json_if_there(data / "generate.json") if data.is_dir() else None) or {}
     if "guessing" in generated:
         return list(generated["guessing"])
-    return [result.to_dict() for result in measure_guessing(conversations_of(records))]
+    results = [*measure_guessing(conversations_of(records)), *measure_pair_guessing(answer_pairs_of(records))]
+    return [result.to_dict() for result in results]

@@ -46,6 +46,7 @@ from vistune.training.distributed.world import World, stop_requested
 from vistune.training.largest_row import try_largest_row
 from vistune.training.precision import choose_precisions, read_record, to_record, with_precisions
 from vistune.training.preflight import refuse_adapted, refuse_untrainable
+from vistune.training.reference import attach_reference
 from vistune.training.stage import LoaderOptions, StageTraining, compiled, make_loader, positions_at
 from vistune.training.step_log import StepLog, Track, open_trackers, refuse_missing
 from vistune.training.trainer import StepReport, Trainer, seed_all
@@ -270,6 +271,7 @@ class Run:
         trainer.skips_left = self._skips_left(planned.stage)
         log = StepLog(trainer, self.metrics, on_message=self.hooks.on_message, track=self.track)
         validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
+        attach_reference(trainer, validator, self.out, resumed=point is not None, progress=self.progress)
         done = self._train(training, start, log, validator)
         if done < training.steps:
             if done > start and not training.saves_at(done):  # else it is saved already

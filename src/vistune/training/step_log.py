@@ -127,6 +127,7 @@ class StepLog:
             "mfu": self.utilisation(report),
             "peak_memory_mb": round(peak_memory(self.device)),
             "seconds": report.seconds,
+            **report.preference,
             **validation,
         }
         warnings = self._new_warnings(report, validation, checked)
