@@ -71,8 +71,8 @@ def numbers_in(text: str) -> list[Decimal]:
 
 def only_number(text: str) -> str | None:
     """Return the number of a text; None if it has no number, or different ones."""
-    found = set(numbers_in(text))
-    return f"{found.pop().normalize():f}" if len(found) == 1 else None
+    numbers = set(numbers_in(text))
+    return f"{numbers.pop().normalize():f}" if len(numbers) == 1 else None
 
 
 def words(text: str) -> list[str]:

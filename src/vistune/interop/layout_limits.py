@@ -1,4 +1,4 @@
-"""What the layouts of other tools cannot represent: the reason, and what to do instead."""
+"""Why the layouts of other tools cannot represent a model, and how to train it for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROJECTOR = "train with model.projector=mlp2x_gelu"
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Why a layout cannot represent a model, and with what to train so that it can."""
+    """Why a layout cannot represent a model, and how to train it so that the layout can."""
 
     reason: str
     training: str
@@ -113,9 +113,9 @@ def original_misfit(exported: ExportedModel) -> Misfit | None:
         (not isinstance(spec.feature_layer, int), "features of several layers", "one feature layer"),
         (spec.feature_norm != "off", "a norm between tower and projector", "model.feature_norm=off"),
     )  # fmt: skip
-    if beyond := [(what, change) for applies, what, change in limits if applies]:
+    if beyond := [(setting, change) for applies, setting, change in limits if applies]:
         return Misfit(
-            f"the original LLaVA cannot represent {', '.join(what for what, _ in beyond)}",
+            f"the original LLaVA cannot represent {', '.join(setting for setting, _ in beyond)}",
             f"train with {', '.join(change for _, change in beyond)}",
         )
     return None

@@ -25,8 +25,8 @@ def difference_from(processor: Any, side: int, resize: int, fit: str) -> str:
     image = Image.fromarray((127.5 + 120 * waves).astype(np.uint8))
     try:
         options = {"do_pad": False} if type(processor).__name__.startswith("LlavaImageProcessor") else {}
-        found = processor([image], return_tensors="np", **options)["pixel_values"]
-        pixels = torch.as_tensor(np.asarray(found, dtype=np.float32))
+        values = processor([image], return_tensors="np", **options)["pixel_values"]
+        pixels = torch.as_tensor(np.asarray(values, dtype=np.float32))
     except Exception as error:  # transformers' processors raise many types
         return f"it fails on an image of {SIZE[0]} x {SIZE[1]} pixels: {reason_of(error)}"
     if pixels.ndim < 4 or pixels.shape[-3:] != (3, side, side):

@@ -63,7 +63,7 @@ def _class_of(config: Any) -> type[PreTrainedModel]:
     if usual is not None:
         return usual
     candidates: list[Any] = list(vars(module).values())
-    classes = [
+    classes: list[type[PreTrainedModel]] = [
         one
         for one in candidates
         if inspect.isclass(one)
@@ -73,7 +73,8 @@ def _class_of(config: Any) -> type[PreTrainedModel]:
         and "forward" in vars(one)
     ]
     if len(classes) > 1:  # such as VitPose's backbone and the encoder in it
-        classes = [one for one in classes if "pixel_values" in inspect.signature(one.forward).parameters] or classes
+        of_pixels = [one for one in classes if "pixel_values" in inspect.signature(vars(one)["forward"]).parameters]
+        classes = of_pixels or classes
     if len(classes) != 1:
         names = ", ".join(sorted(one.__name__ for one in classes))
         raise not_a_tower(config.model_type, f"transformers has several classes for it: {names}" if names else NO_CLASS)
