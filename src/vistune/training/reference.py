@@ -57,7 +57,7 @@ def attach_reference(
 
 
 def _compute(trainer: Trainer, loader: Loader, progress: Progress) -> Tensor:
-    with evaluating(trainer), progress(f"{trainer.stage.name} reference", len(loader.samples)) as advance:
+    with evaluating(trainer), progress(f"{trainer.stage.name} reference", len(_used(loader))) as advance:
         return log_probabilities(trainer.answers, loader, trainer.stage.tokens_per_row, trainer.world, advance)
 
 
@@ -72,8 +72,7 @@ def log_probabilities(
 
     The processes share the rows; all must call it, and each returns the whole result.
     """
-    used = sorted({index for step in loader.plan.steps for row in step for index in row})
-    rows = pack(used, loader.plan.lengths, tokens_per_row)
+    rows = pack(_used(loader), loader.plan.lengths, tokens_per_row)
     own = Loader(
         loader.samples,
         loader.processor,
@@ -90,6 +89,11 @@ def log_probabilities(
         advance(sum(map(len, rows[first : first + world.size])))
     gathered = world.gather(*totals.ravel().tolist())
     return torch.from_numpy(np.sum(gathered, axis=0).reshape(totals.shape)).float()
+
+
+def _used(loader: Loader) -> list[int]:
+    """Return the pairs that some step of the loader's plan uses."""
+    return sorted({index for step in loader.plan.steps for row in step for index in row})
 
 
 def _digest(loader: Loader) -> str:
