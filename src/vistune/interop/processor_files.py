@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 from vistune.files import write_atomic
 from vistune.interop.folders import image_processor
-from vistune.processor import TokenizerLike
+from vistune.processor import Processor, TokenizerLike
+from vistune.processor.templates import Control
+from vistune.processor.tokenizer_template import TokenizerTemplate
+from vistune.types import Message
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -37,6 +40,16 @@ def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[PreTrainedTok
     return own, image_id, rows if needed <= rows else -(-needed // ROWS) * ROWS
 
 
+def leaves_beginning_to_tokenizer(processor: Processor) -> bool:
+    """Return whether the tokenizer must write how a conversation begins: the tokenizer's own template may not do it."""
+    if not isinstance(processor.template, TokenizerTemplate) or not processor.begins:
+        return False
+    tokenizer = processor.tokenizer
+    first = processor.template.render((Message("user", ("?",)),))[0]
+    written = [tokenizer.convert_tokens_to_ids(first.token)] if isinstance(first, Control) else []
+    return bool(tokenizer("")["input_ids"] != written)
+
+
 def without_additions(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Return the tokenizer without the tokens that it puts before and after every text.
 
@@ -62,7 +75,8 @@ def write_processor(exported: ExportedModel, folder: Path) -> None:
     from transformers import LlavaNextProcessor, LlavaProcessor
 
     tokenizer, _, _ = with_image_token(exported.processor.tokenizer, exported.language.config.vocab_size)
-    tokenizer = without_additions(tokenizer)
+    if not leaves_beginning_to_tokenizer(exported.processor):
+        tokenizer = without_additions(tokenizer)
     template = exported.processor.portable_chat_template
     if template != exported.processor.chat_template:
         write_atomic(folder / TRAINING_TEMPLATE, exported.processor.chat_template)
