@@ -437,6 +437,16 @@ def test_a_missing_image_and_two_splits_are_errors(tmp_path: Path) -> None:
         TASKS["mmmu"](tmp_path).questions()
 
 
+def test_an_incomplete_image_file_is_written_again(tmp_path: Path) -> None:
+    hub(tmp_path, [{"question": "What?", "options": ["a", "b"], "answer": "0", "image": image()}])
+    [question] = TASKS["ai2d"](tmp_path).questions()
+    path = Path(str(question.sample.images[0].source))
+    path.write_bytes(b"")
+    TASKS["ai2d"](tmp_path).questions()
+    assert path.read_bytes() == image()["bytes"]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def test_images_between_the_words_are_asked_under_every_condition(tmp_path: Path, model: Path) -> None:
     hub(tmp_path, mmmu_rows("validation"), "validation")
     result = api.evaluate(model, task="mmmu", data=tmp_path, out=tmp_path / "evals")

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from pathlib import Path
 from vistune.errors import DataError
 from vistune.evaluation.parsing import is_missing
 from vistune.evaluation.release import PNG, SHORTEST_IMAGE, ReleaseRow, read_rows, table_in
-from vistune.files import write_atomic
 from vistune.types import Message, Part, Question, Sample
 
 
@@ -93,12 +93,24 @@ class ImageTable:
 
     def _write(self, data: bytes) -> Path:
         name = f"{hashlib.sha256(data).hexdigest()[:32]}.{'png' if data.startswith(PNG) else 'jpg'}"
-        if not (self.folder / name).is_file():
-            try:
-                write_atomic(self.folder / name, data)
-            except OSError:  # the data folder is read-only
-                if self.temporary is None:
-                    self.temporary = tempfile.TemporaryDirectory(prefix="vistune-images-")
-                    self.folder = Path(self.temporary.name)
-                write_atomic(self.folder / name, data)
-        return self.folder / name
+        try:
+            return _written(self.folder / name, data)
+        except OSError:  # the data folder is read-only
+            if self.temporary is None:
+                self.temporary = tempfile.TemporaryDirectory(prefix="vistune-images-")
+                self.folder = Path(self.temporary.name)
+            return _written(self.folder / name, data)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    """Write a file that is named by its content, unless it is there.
+
+    Waiting for the disk after each of 12,000 images would take minutes. A file that a power cut left incomplete has
+    another size, and is written again.
+    """
+    if path.is_file() and path.stat().st_size == len(data):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(data)
+    return draft.replace(path)

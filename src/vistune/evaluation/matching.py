@@ -131,9 +131,12 @@ def anls(reply: str, answers: Sequence[str], threshold: float = ANLS_THRESHOLD) 
     length by which it is divided.
     """
     distances = []
+    text = " ".join(reply.lower().split())
     for answer in answers:
         longest = max(len(answer.upper()), len(reply.upper()))
-        distance = edit_distance(" ".join(answer.lower().split()), " ".join(reply.lower().split()))
+        right = " ".join(answer.lower().split())
+        is_far = abs(len(right) - len(text)) > (1 - threshold) * longest + 1  # so the similarity is below the threshold
+        distance = longest if is_far else edit_distance(right, text)
         distances.append(distance / longest if longest else 0.0)
     similarity = 1 - min(distances, default=1.0)
     return similarity if similarity >= threshold else 0.0
