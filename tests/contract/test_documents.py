@@ -104,7 +104,7 @@ def refuse_verb(words: list[str]) -> str | None:
         PROGRAM.commands[verb].make_context(verb, list(rest))
     except Exception as error:
         return f"{type(error).__name__}: {getattr(error, 'message', error)}"
-    if verb in ("train", "plan", "selftest", "draw"):
+    if verb in ("train", "plan", "selftest", "draw") and not rest[0].startswith("-"):  # `--resume RUN` names a run
         load_recipe(rest[0], [word for word in rest[1:] if "=" in word and not word.startswith("-")])
     return None
 
