@@ -24,6 +24,9 @@ COUNTED = ("embedding", "mm", "addmm", "bmm", "mul", "div", "add", "sub", "cumsu
 class NoneFound(TorchDispatchMode):
     """Answer `nonzero` on the meta device with no rows: experts that are called in a loop have no tokens."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self,
         func: OpOverload[..., object],
