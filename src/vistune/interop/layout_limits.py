@@ -1,4 +1,4 @@
-"""Why the layouts of other tools cannot represent a model, and how to train it for them."""
+"""Refuse a model that the layout of another tool cannot represent, with the reason and a way out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROJECTOR = "train with model.projector=mlp2x_gelu"
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Why a layout cannot represent a model, and how to train it so that the layout can."""
+    """The reason why a layout cannot represent a model, and the training with which it could."""
 
     reason: str
     training: str
@@ -38,7 +38,7 @@ def refuse_layout(exported: ExportedModel, layout: str) -> None:
 
 
 def instead(exported: ExportedModel, training: str) -> str:
-    """Return what to do if a layout cannot represent the model: train in another way, or export a layout that can."""
+    """Return the hint of a refusal: train in another way, or export a layout that can represent the model."""
     fitting = [layout for layout, misfit_of in MISFITS.items() if misfit_of(exported) is None]
     return f"{training}, or export --layout {fitting[0]}" if fitting else training
 
@@ -91,6 +91,8 @@ def tower_misfit(config: VisionConfig, shape: TowerShape) -> str:
         return "AutoModel does not build it"
     if shape.prefix > 1:
         return f"it has {shape.prefix} tokens before the patches, and LLaVA drops one"
+    if shape.suffix:
+        return f"it has {shape.suffix} tokens after the patches, and LLaVA uses them as patches"
     if not shape.cuts:
         return "its hidden states are not sequences of tokens"
     if takes_patches(tower_class(config)):
