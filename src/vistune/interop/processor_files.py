@@ -46,7 +46,7 @@ def leaves_beginning_to_tokenizer(processor: Processor) -> bool:
         return False
     tokenizer = processor.tokenizer
     first = processor.template.render((Message("user", ("?",)),))[0]
-    written = [tokenizer.convert_tokens_to_ids(first.token)] if isinstance(first, Control) else []
+    written = [tokenizer.backend_tokenizer.token_to_id(first.token)] if isinstance(first, Control) else []
     return bool(tokenizer("")["input_ids"] != written)
 
 

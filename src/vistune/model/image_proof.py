@@ -23,8 +23,6 @@ def difference_from(processor: Any, side: int, resize: int, fit: str) -> str:
     across, down = np.meshgrid(np.linspace(0, 9, SIZE[0]), np.linspace(0, 7, SIZE[1]))
     waves = np.stack([np.sin(across), np.cos(down), np.sin(across + down)], axis=-1)
     image = Image.fromarray((127.5 + 120 * waves).astype(np.uint8))
-    if getattr(processor, "do_pad", False):  # LLaVA 1.5 pads to a square first, which changes no square image
-        image = image.crop((0, 0, min(SIZE), min(SIZE)))
     try:
         options = {"do_pad": False} if type(processor).__name__.startswith("LlavaImageProcessor") else {}
         values = processor([image], return_tensors="np", **options)["pixel_values"]

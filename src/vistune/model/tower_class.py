@@ -78,7 +78,7 @@ def _class_of(config: Any) -> type[PreTrainedModel]:
     if len(classes) != 1:
         names = ", ".join(sorted(one.__name__ for one in classes))
         raise not_a_tower(config.model_type, f"transformers has several classes for it: {names}" if names else NO_CLASS)
-    return classes[0]  # type: ignore[no-any-return]
+    return classes[0]
 
 
 def missing_package(name: str, error: Exception) -> RecipeError:
