@@ -1,4 +1,4 @@
-"""Why the layouts of other tools cannot represent a model, and how to train it for them."""
+"""Find why the layout of another tool cannot represent a model, and how to train the model so that it can."""
 
 from __future__ import annotations
 
