@@ -1,6 +1,9 @@
 """A data file as an index: where each record is, which images it shows and how long it is.
 
-source -> DataFile and image folders -> index (one pass, or from the cache, found by the file's content) -> Index
+source -> DataFile and image folders -> Index
+
+The index is built in one pass over the file, or read from the cache. The name of the cached file is a hash of the data
+file's content and of everything else that decides the index.
 
 A run keeps no samples in memory: a record takes about 50 bytes, and a resumed run does not encode it again.
 """

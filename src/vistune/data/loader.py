@@ -1,8 +1,8 @@
 """Load planned steps as batches, in order, ahead of time in threads. The number of threads changes no result.
 
-StagePlan + Samples + Processor -> (step, [Batch, …]) from any step on
+StagePlan + Samples + Processor -> (step, [Batch, …]), starting at any step
 
-A thread that waits for a network cannot be ended. `Background` has threads that the process can leave behind when a run
+A thread that waits for a network cannot be ended. The threads of `Background` do not keep the process alive when a run
 is asked to stop.
 """
 

@@ -1,6 +1,6 @@
 """Compare the claims of preference pairs with the boxes that `generate` wrote next to them.
 
-A pair is right if the boxes support the claim of its chosen answer and contradict that of the rejected one.
+A pair is right if the boxes support the claim of the chosen answer and contradict the claim of the rejected answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plan all steps of all stages before training begins, so that mistakes appear in the first minute.
 
-Recipe + data -> checked records -> PlannedStage of every stage · records that are not used -> rejects
+Recipe + data -> checked records -> PlannedStage of every stage, and rejects: the records that are not used
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Evaluate models on benchmarks: tasks, scores of anybody's predictions, blind conditions, intervals and comparisons.
+"""Evaluate models on benchmarks: tasks, scores of predictions files, blind conditions, intervals and comparisons.
 
-torch is imported when something that runs a model is first used; scoring a file never imports it.
+torch is imported when something that runs a model is first used. Scoring a file never imports it.
 """
 
 from __future__ import annotations

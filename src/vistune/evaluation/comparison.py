@@ -1,7 +1,7 @@
 """Compare models: a table of their figures next to published ones, and the questions that each model answers better.
 
 evaluation results (model by task) -> Comparison -> comparison.json, tables
-RUN/evals/NAME.{json, predictions.jsonl} -> evaluation results of the tasks that all runs share; no model is asked
+RUN/evals/NAME.{json, predictions.jsonl} -> evaluation results of the tasks that all runs share; no model is run
 """
 
 from __future__ import annotations

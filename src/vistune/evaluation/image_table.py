@@ -1,6 +1,8 @@
 """Read a release that is one table with images inside: the hub's parquet files, TSV with base64, JSON lines.
 
-table -> rows one at a time -> ImageRow; images are written to files at once, so that memory holds one row's images
+table -> rows one at a time -> ImageRow
+
+The images of a row are written to files when the row is read, so memory holds the images of one row only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decide whether a reply matches the right answer: the matches of the task `file`, and the text measures that they use.
+"""Decide whether a reply matches the right answer: the rules for `match` of the task `file`, and their text measures.
 
 reply + right answer + match -> the part of the reply that is compared -> points from 0 to 1
 """

@@ -1,7 +1,7 @@
 """Published rules that find an option's letter, or yes or no, in a reply to the benchmarks of 2024 and later.
 
-Each rule names its source. Some official scorers guess at random if they find nothing. Such a reply is unparsed and
-wrong here, so that a figure can be computed again.
+Each rule names its source. Some official scorers choose a random option if they find none. Here, such a reply counts as
+unparsed and wrong, so that the same replies always give the same figure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Turn samples to train on into questions: an assistant's turn is the right answer to the dialogue before it.
+"""Turn training samples into questions: a turn of the assistant is the right answer to the dialogue before it.
 
 record with `conversations`, `messages` or `texts` -> Sample -> one Question per supervised answer
 `--match MATCH` or `--match KIND=MATCH,...` -> MatchRule -> the match of each question

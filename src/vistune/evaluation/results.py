@@ -1,4 +1,4 @@
-"""Turn answers into figures with confidence intervals, and compare them with the figures of asking blind.
+"""Turn answers into figures with confidence intervals, and compare them with the figures under the blind conditions.
 
 answered questions -> Estimate (mean and 95 % interval, bootstrapped by image) -> EvaluationResult
 """

@@ -2,8 +2,8 @@
 
 TaskRun: blocks without an answer, shared among the processes -> Answerer -> gathered -> answered questions in order
 
-A model in this process asks a block in a batch of its own. So its answers depend on the block only: not on which
-process asks it, nor on earlier questions.
+A model that runs in this process answers each block as a separate batch. So its answers depend only on the block, not
+on the process that asks it and not on earlier questions.
 """
 
 from __future__ import annotations

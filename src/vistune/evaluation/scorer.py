@@ -1,4 +1,4 @@
-"""Score anybody's predictions by a benchmark's own protocol; no model is loaded.
+"""Score a predictions file of any program by a benchmark's own protocol; no model is loaded.
 
 task + predictions file -> Prediction -> Reply, one per question -> TaskScore -> ScoreResult
 """

@@ -1,4 +1,4 @@
-"""Judge quantized weights: how many tokens of the answers agree, and the KL divergence of the next token."""
+"""Compare quantized weights with the originals: the share of equal tokens in answers, and the KL divergence."""
 
 from __future__ import annotations
 

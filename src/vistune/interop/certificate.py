@@ -1,6 +1,7 @@
 """The certificate of an export: the model's results for fixed conversations, stage by stage (`certificate.json`).
 
-It is small and needs no other file: images are drawn by the program, and tensors are stored as sketches.
+The stages are those of `STAGES`, from the chat template to the sampler. The file is small and needs no other file: its
+images are drawn by the program, and its tensors are stored as sketches (sketches.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Write a model for llama.cpp and Ollama: language model, mmproj (tower and projector), Modelfile, README.
 
-`Difference` names everything that llama.cpp computes in another way, by the stage in which it appears.
+Each `Difference` names something that llama.cpp computes in another way, and the stage in which it appears: tokenizer,
+resize, tower and so on.
 """
 
 from __future__ import annotations

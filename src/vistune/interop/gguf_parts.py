@@ -1,4 +1,7 @@
-"""Checksums and image settings of GGUF files, by which a stage is named that a server does not show."""
+"""Compute checksums of the parts of GGUF files.
+
+A server does not show the results of each stage. By these checksums, `verify` finds the part of the model that changed.
+"""
 
 from __future__ import annotations
 

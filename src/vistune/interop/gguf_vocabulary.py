@@ -1,4 +1,4 @@
-"""Describe tokenizer and chat template as llama.cpp reads them, and how it tokenizes differently."""
+"""Describe tokenizer and chat template as llama.cpp reads them, and list how llama.cpp tokenizes differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Load any model folder as an `Assistant`, or inspect the folder that a recipe's `from` names without its weights.
+"""Load any model folder as an `Assistant`. Or inspect, without loading weights, the folder that a recipe's `from`
+names.
 
 A folder is a run, a model folder of vistune, or a folder of another layout.
 """

@@ -1,4 +1,4 @@
-"""Run probe conversations through our model or transformers' and record every stage; compare two models by them."""
+"""Run probe conversations through vistune's model or transformers', record every stage, and compare two records."""
 
 from __future__ import annotations
 

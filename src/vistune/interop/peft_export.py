@@ -1,4 +1,4 @@
-"""Write adapters as a PEFT folder over transformers' LLaVA."""
+"""Write adapters as a PEFT folder whose base model is transformers' LLaVA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compare a server's answer with the recorded one."""
+"""Compare a server's answer with the one in the certificate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Ask an OpenAI-compatible server greedily, with log-probabilities if it has them, and start llama.cpp's own."""
+"""Request greedy answers, with log-probabilities if possible, from an OpenAI-compatible server; start llama.cpp's
+server.
+"""
 
 from __future__ import annotations
 

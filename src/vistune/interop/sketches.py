@@ -1,4 +1,4 @@
-"""Store images and features in a few numbers, by which two programs can be compared."""
+"""Summarise images and features in a few numbers, so that the results of two programs can be compared."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Run the certificate of an export in another program or with today's libraries; name the first stage that differs.
 
-`verify` is the entry. `verify_stages` compares programs that show every stage, `verify_server` servers.
+`verify` is the entry. `verify_stages` compares programs that show every stage; `verify_server` compares servers.
 """
 
 from __future__ import annotations

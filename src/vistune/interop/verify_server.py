@@ -1,7 +1,7 @@
 """Compare an OpenAI-compatible server with a certificate, as far as its API shows the stages.
 
-A server shows no image features. Questions without an image show the language model, questions with a square image of
-the tower's size add tower and projector, and conversations with a wide image add the resizing.
+A server shows no image features. Questions without an image test the language model. Questions with a square image of
+the tower's size also test the tower and the projector. Conversations with a wide image also test the resizing.
 """
 
 from __future__ import annotations

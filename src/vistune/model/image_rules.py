@@ -1,4 +1,4 @@
-"""Read a tower's image rules from its own image processor: size, crop, interpolation, mean and deviation.
+"""Read a tower's image rules from its own image processor: size, crop, interpolation, mean and standard deviation.
 
 Also decide the image mode, which depends on the tower and the projector.
 """

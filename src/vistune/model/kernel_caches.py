@@ -1,7 +1,7 @@
 """Keep the caches of oneDNN's kernels small: on a CPU, they would take gigabytes during training.
 
-oneDNN compiles a kernel for each size of a matrix multiplication. oneDNN and torch each cache 1,024 of them by
-default, about a megabyte each. Packed rows nearly all have different lengths, so the caches fill up and are hardly
+oneDNN compiles a kernel for each size of a matrix multiplication. oneDNN and torch each cache 1,024 of them by default,
+about a megabyte each. Packed rows nearly all have different lengths, so the caches fill up with kernels that are hardly
 ever used again.
 """
 

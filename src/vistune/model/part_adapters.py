@@ -1,7 +1,7 @@
 """Low-rank adapters of all parts: a PeftModel around the language model, inner adapters in tower and projector.
 
-Inner adapters: PEFT replaces linear layers by its own, so that towers and projectors run as before. They have the
-names of their layers.
+For inner adapters, PEFT replaces linear layers inside a module, so the code that calls the tower or the projector does
+not change. An inner adapter has the name of its layer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run a tower once: without weights for its hidden states, and its embeddings for the order of its patches."""
+"""Run a tower once without weights to find its hidden states, and its embeddings to find the order of its patches."""
 
 from __future__ import annotations
 

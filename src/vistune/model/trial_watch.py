@@ -1,4 +1,4 @@
-"""Watch a language model's trial: factors of its logits, its operations, and the arguments of its attention."""
+"""Watch a language model's trial: record factors of its logits, its operations, and the arguments of its attention."""
 
 from __future__ import annotations
 

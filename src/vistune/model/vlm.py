@@ -1,8 +1,8 @@
 """The vision-language model: images and text in, hidden states out.
 
-Image slots are in the ids before the model sees them. The tower's features pass the projector and are scattered into
-the text's embeddings; the language model does the rest. The spec, on which processor and model must agree, is read from
-the backbones' configs before any weights.
+The token ids that the model gets already contain the image slots. The projector turns the tower's features into
+embeddings, which replace the embeddings of the slots; then the language model runs. Processor and model must agree on
+the `Spec`. It is read from the backbones' configs before any weights.
 """
 
 from __future__ import annotations

@@ -3,23 +3,25 @@
 ModelSizes + StageSetup + RowSize -> Memory: bytes of weights, gradients, optimizer, activations, logits, copies
 
 Widths: d is the language model's width, i that of its MLP, q and k those of queries and keys. v is the tower's width, u
-that of its MLP. Each number that autograd keeps for the backward pass takes `wide` = 4 bytes. If a linear layer, an
-attention or an activation function keeps it, it takes `narrow` bytes: 2 under bf16 autocast, otherwise 4. Per layer and
-token, autograd keeps the following bytes (counted tensor by tensor; tests/planner/test_memory.py compares them with
-real layers):
+that of its MLP. A number that autograd keeps for the backward pass takes `narrow` or `wide` bytes. Numbers that linear
+layers, attention and activation functions keep take `narrow` bytes: 2 under bf16 autocast, otherwise 4. All others take
+`wide` bytes: 4. Per layer and token, autograd keeps the following bytes (counted tensor by tensor;
+tests/planner/test_memory.py compares them with real layers):
 
   language, its weights trained  wide 4 d + narrow (a d + 3 q + 2 k + 4 i)        a = 2, in bf16 5
-  language, adapters trained     wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks)
+  language, adapters trained     wide 2 d + narrow (2 q + 2 k + 3 i + inputs of the adapted linear layers
+                                 + rank x number of adapted linear layers)
   language, frozen               wide 2 d + narrow (2 q + 2 k + 3 i)
   tower, its weights trained     wide 2 v + narrow (b v + c u)                    b = 6, in bf16 8; c = 2, quick GELU 3
-  tower, frozen                  nothing is kept; while one layer runs, about 2 v + 4 u
+  tower, frozen                  nothing is kept; while one layer runs, about wide 2 v + narrow 4 u
   a recomputed layer             `wide` for each number of its input; in the backward pass also the lines above, for the
                                  one layer that is being recomputed
   supervised tokens              nothing is kept; during the loss, 2 x wide x vocabulary for each token
                                  of a chunk of 256
 
 In the last layer, the MLP runs on supervised tokens only, so its part (`of_mlp`) is kept for those tokens only, unless
-the layer is recomputed. Under bf16 autocast, each multiplied weight also has a 2-byte copy while its layer is kept.
+the layer is recomputed. Under bf16 autocast, each weight of a matrix multiplication also has a copy of 2 bytes per
+number. The copies of all layers exist at once; only frozen layers that are recomputed have them one layer at a time.
 Each trainable weight takes 4 bytes, its gradient 4 and AdamW's state 8. A quantized weight takes 1.0 bytes (8 bits) or
 0.53 bytes (4 bits).
 """

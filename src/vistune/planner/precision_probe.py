@@ -3,8 +3,8 @@
 sizes + setup + load -> parts of the stage (a layer of each stack, the head) -> seconds of one pass of each
 
 A pass has the matrix multiplications, attention, norms, activation functions and casts of training, forward and
-backward, on random weights. Multiplications are not enough: in narrow models, norms and casts take as long.
-Seconds are those that one thread spends on a core, so other work on the machine hardly changes them.
+backward, on random weights. Matrix multiplications only would not be enough: in narrow models, norms and casts take as
+long. The seconds are CPU time of one thread, so other work on the machine hardly changes them.
 """
 
 from __future__ import annotations

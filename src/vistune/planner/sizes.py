@@ -1,6 +1,7 @@
 """Sizes of a model, of a stage's set-up, and of the rows that a stage reads.
 
-configs -> ModelSizes; a recipe's stage -> StageSetup; planned stage -> Load, which is assumed if there are no data
+configs -> ModelSizes; a recipe's stage -> StageSetup; planned stage -> Load (assumed if the data is not on this
+machine)
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ FLOPs that a row needs, for MFU; recomputed activations do not count. `work_of_s
 computes, for the forecast of time: recomputed layers run forward twice, and attention computes its scores again in the
 backward pass.
 
-Time is FLOPs divided by a rate, plus the bytes that are read and written outside of matrix multiplications (with
-AdamW's 36 bytes per trainable number and step) divided by a bandwidth. Rate and bandwidth are measured on this CPU. For
-a GPU they are an assumption: a share of the values in its data sheet.
+Time is the sum of two terms: FLOPs / rate, and bytes / bandwidth. The bytes are those that are read and written outside
+of matrix multiplications. They include 36 bytes per trainable number and step, for clipping and AdamW. Rate and
+bandwidth are measured on this CPU. For a GPU they are an assumption: a share of the values in its data sheet.
 """
 
 from __future__ import annotations

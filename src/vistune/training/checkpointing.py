@@ -1,10 +1,13 @@
 """Write checkpoints, and read back what a stage needs to continue as if it had never stopped.
 
 weights and optimizer state -> a thread of rank 0: draft -> fsync -> manifest -> rename
+
 On a GPU, the thread writes copies while training continues. On a CPU, copies would take much of the memory, and the
-thread a core, so training waits until the tensors themselves are written.
-The state (`state/` in a checkpoint) is the optimizer and the cursor. Random generators need no state: they are seeded
-anew for every packed row, from the run's seed, the step and the row's index.
+thread would take a core. So training waits until the tensors themselves are written.
+
+The state (`state/` in a checkpoint) is the state of the optimizer and the cursor, the position in the training data.
+Random generators need no state: they are seeded anew for every packed row, from the run's seed, the step and the row's
+index.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Cache the features of a frozen vision tower, so that the tower runs once per image over epochs, stages and runs.
 
-planned stage + tower -> Features (an image's tiles as features mapped from disk), or None: the loader reads pixels
+planned stage + tower -> Features: the features of an image's tiles, mapped from disk; None if the loader reads pixels
 
 The cache folder is named by everything that decides the features: the tower's weights and config, the image rules, the
-precision, the libraries and our own code. An image is found by the hash of its bytes; an image file with the size and
-time of its last hash is not read again. Shards are filled in the order in which the plan first reads the images.
+precision, the libraries and our own code. An image is found by the hash of its bytes. An image file is not read again
+if its size and time are still those at which it was hashed. The features are stored in several files (shards), in the
+order in which the plan first reads the images.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Check on the user's own model and samples that packing, accumulation and parallelism change no gradient.
 
-1. recipe -> each stage's first step, its samples packed, with one sample per row, in two accumulated halves, and under
-   torchrun over all processes -> losses and gradients are compared
-2. random documents (some beyond the length at which RoPE changes), packed, and each separately by transformers' own
-   attention -> losses and hidden states are compared
+1. The samples of each stage's first step are computed in several arrangements: in packed rows, with one sample per row,
+   as two halves whose gradients are accumulated, and under torchrun over all processes. Losses and gradients are
+   compared.
+2. Random documents (some beyond the length at which RoPE changes) are computed in packed rows, and one by one by
+   transformers' own attention. Losses and hidden states are compared.
 """
 
 from __future__ import annotations

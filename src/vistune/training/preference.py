@@ -1,6 +1,8 @@
 """Losses on preference pairs: DPO, IPO, SimPO and ORPO, with an SFT term and mDPO's terms on the image.
 
-log-probabilities of the answers of a packed row, those of the reference -> loss of each pair, its margin, its drift
+log-probabilities of a packed row's answers by model and reference -> loss, margin and drift of each pair
+
+The drift is how far the model's log-probabilities are from the reference's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Check without weights everything that a run would refuse before its first step.
 
-Recipe + Spec (+ the model of `from`) -> a model on torch's meta device, taken through every stage -> error or None
+Recipe + Spec (+ the model of `from`) -> a model on torch's meta device, set up for every stage -> error or None
+
 Conditions that can change are not checked: free memory, free disk, another process on the same folder.
 """
 

@@ -1,7 +1,7 @@
 """Compute the reference model's log-probabilities once before a stage of preference tuning, and keep them in the run.
 
-The reference is the model with which the stage begins, so it needs no additional memory: with fresh adapters it is the
-base model. A resumed run reads the same numbers again.
+The reference is the model with which the stage begins. With new adapters, it is the base model. It is run before the
+training, so it needs no additional memory. A resumed run reads the stored numbers.
 
 pairs -> packed rows -> log-probability of each answer (samples, documents) -> OUT/reference/STAGE.npz
 """

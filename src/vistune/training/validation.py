@@ -1,7 +1,9 @@
 """Measure a stage on its validation split: the loss, some answers, and scores that the caller adds.
 
 validation samples + the current model -> {validation_loss, …} in the step's metrics, and answers in samples.jsonl
-Measuring changes nothing that is trained: random generators are seeded anew for every training row.
+
+Validation does not change the training. It may use random numbers, but the generators are seeded again before every
+training row.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Charts, documents and text in images: ChartQA, DocVQA, InfographicVQA and OCRBench.
 
-Prompts and lengths are those of lmms-eval 0.7.3. The scorers are the benchmarks' own: relaxed accuracy (ChartQA,
-https://arxiv.org/abs/2203.10244, section 5.1), ANLS (https://arxiv.org/abs/2007.00398) and contained answers
-(OCRBench/scripts of https://github.com/Yuliang-Liu/MultimodalOCR; lmms-eval also folds full-width characters).
+Prompts and maximum lengths of answers are those of lmms-eval 0.7.3. The scorers are the benchmarks' own: relaxed
+accuracy (ChartQA, https://arxiv.org/abs/2203.10244, section 5.1), ANLS (https://arxiv.org/abs/2007.00398), and for
+OCRBench whether the reply contains a right answer (OCRBench/scripts of https://github.com/Yuliang-Liu/MultimodalOCR;
+lmms-eval also folds full-width characters).
 """
 
 from __future__ import annotations

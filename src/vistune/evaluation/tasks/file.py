@@ -1,6 +1,7 @@
 """Score a user's own data: records of {question_id, text, answer, …}, dialogues to train on, or a run's held-out split.
 
-`match` decides how many points a reply has: see `MATCHES`. It is the record's own, else that of `--match`.
+`match` decides how many points a reply gets: see `MATCHES`. It is the record's own; a record without one uses that of
+`--match`.
 """
 
 from __future__ import annotations

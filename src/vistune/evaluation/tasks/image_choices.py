@@ -1,8 +1,8 @@
 """Questions with options of 2024 and later: MMStar, K-MMStar, AI2D, RealWorldQA, SEED-Bench-2-Plus and KRETA.
 
-Prompts are those of lmms-eval 0.7.3, and KRETA's is that of its script. MMStar and KRETA have parse rules;
-K-MMStar's is the Korean form of MMStar's rule in earlier versions of lmms-eval. The other rules are those of lmms-eval
-0.7.3.
+The prompts are those of lmms-eval 0.7.3, except KRETA's, which is that of KRETA's script. MMStar and KRETA have parse
+rules of their authors. K-MMStar has the Korean form of MMStar's rule, from earlier versions of lmms-eval. The other
+tasks have the rules of lmms-eval 0.7.3.
 """
 
 from __future__ import annotations

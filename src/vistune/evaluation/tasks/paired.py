@@ -1,6 +1,6 @@
 """Yes or no, and two options, scored over groups of questions: HallusionBench and NaturalBench.
 
-HallusionBench (https://arxiv.org/abs/2310.14566): VLMEvalKit's form without a judge, of its HallusionBench.tsv.
+HallusionBench (https://arxiv.org/abs/2310.14566): as VLMEvalKit scores its HallusionBench.tsv without a judge.
 NaturalBench (https://arxiv.org/abs/2410.14669): four questions per group, two images by two questions.
 """
 
