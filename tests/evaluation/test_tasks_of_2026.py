@@ -339,6 +339,14 @@ def test_kreta(tmp_path: Path) -> None:
     assert result.scored.tables["topic_difficulty"] == {"System1": (50, 2)}
 
 
+def test_kreta_as_a_tsv(tmp_path: Path) -> None:
+    content = base64.b64encode(image()["bytes"]).decode()
+    header = "index\tquestion\tA\tB\tC\tD\tanswer\tcategory\timage\n"
+    (tmp_path / "kreta.tsv").write_text(f"{header}3\t무엇?\t고양이\t개\t차\t집\tB\tCSAT Science\t{content}\n")
+    result = scored("kreta", tmp_path, {"3": "Answer: B"})
+    assert (result.metrics, result.scored.tables["category"]) == ({"accuracy": 100}, {"CSAT Science": (100, 1)})
+
+
 def test_hallusionbench_counts_figures_and_questions(tmp_path: Path) -> None:
     # set 0: question 0 about figures 0 and 1, question 1 about figure 0
     names = ["x_VD_chart_0_0_0", "x_VD_chart_0_1_0", "x_VD_chart_0_0_1"]
