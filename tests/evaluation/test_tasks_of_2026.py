@@ -1,7 +1,7 @@
 """The benchmarks of 2024 and later: small releases in the official form, figures by hand, and the official scorers'.
 
-Expected letters are those of the official functions (MMMU's eval_utils.py, mcq_extract.py of lmms-eval 0.7.3) on the
-same replies; None where the official function guesses.
+Expected letters are those of the functions of lmms-eval 0.7.3 (mmmu_mcq_utils.py, mcq_extract.py) on the same replies;
+None where the function guesses.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def prompts(name: str, folder: Path) -> list[str]:
     return [question.sample.messages[-1].text for question in TASKS[name](folder).questions()]
 
 
-LETTERS = [  # reply, MMMU's letter, lmms-eval's letter
+LETTERS = [  # reply, letter of mmmu_mcq_utils.py, letter of mcq_extract.py
     ("B", "B", "B"),
     ("b", None, None),
     ("(C)", "C", "C"),
@@ -81,7 +81,7 @@ LETTERS = [  # reply, MMMU's letter, lmms-eval's letter
     ("정답은 C", "C", "C"),
     ("the red car I think is best here", "C", None),
     ("", None, None),
-    ("N/A", "A", "A"),
+    ("N/A", "A", "A"),  # MMMU's own function finds no letter
     ("B: dog", None, "B"),
     ("Answer: D", "D", "D"),
     ("A cat and B dog", "B", "A"),
@@ -89,10 +89,10 @@ LETTERS = [  # reply, MMMU's letter, lmms-eval's letter
 ]
 
 
-@pytest.mark.parametrize(("reply", "of_mmmu", "of_lmms"), LETTERS)
-def test_letters_by_the_official_rules(reply: str, of_mmmu: str | None, of_lmms: str | None) -> None:
+@pytest.mark.parametrize(("reply", "of_mmmu", "ranked"), LETTERS)
+def test_letters_by_the_rules_of_lmms_eval(reply: str, of_mmmu: str | None, ranked: str | None) -> None:
     assert mmmu_letter(reply, OPTIONS) == of_mmmu
-    assert ranked_letter(reply, "ABCD") == of_lmms
+    assert ranked_letter(reply, "ABCD") == ranked
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_letters_that_open_a_reply(reply: str, english: str | None, korean: str 
     [
         ("Because it is red.\nAnswer: C", "C"),
         ("Answer: A\nNo. Answer: (B)", "B"),
-        ("Answer: A or B", "B"),  # two letters after "Answer:": MMMU's rule, the last one
+        ("Answer: A or B", "B"),  # two letters after "Answer:": the rule for MMMU, the last one
         ("C", "C"),
         ("정답은 (D)입니다", "D"),
         ("", None),
@@ -339,6 +339,14 @@ def test_kreta(tmp_path: Path) -> None:
     assert result.scored.tables["topic_difficulty"] == {"System1": (50, 2)}
 
 
+def test_kreta_as_a_tsv(tmp_path: Path) -> None:
+    content = base64.b64encode(image()["bytes"]).decode()
+    header = "index\tquestion\tA\tB\tC\tD\tanswer\tcategory\timage\n"
+    (tmp_path / "kreta.tsv").write_text(f"{header}3\t무엇?\t고양이\t개\t차\t집\tB\tCSAT Science\t{content}\n")
+    result = scored("kreta", tmp_path, {"3": "Answer: B"})
+    assert (result.metrics, result.scored.tables["category"]) == ({"accuracy": 100}, {"CSAT Science": (100, 1)})
+
+
 def test_hallusionbench_counts_figures_and_questions(tmp_path: Path) -> None:
     # set 0: question 0 about figures 0 and 1, question 1 about figure 0
     names = ["x_VD_chart_0_0_0", "x_VD_chart_0_1_0", "x_VD_chart_0_0_1"]
@@ -366,7 +374,8 @@ def test_naturalbench_counts_pairs_and_groups(tmp_path: Path) -> None:
     assert asked[4] == "Red? Please output the letter corresponding to the correct option."
     said = ["Yes.", "no", "No", "yes", "A", "B", "A", "B, not A"]
     result = scored("naturalbench", tmp_path, {str(k): text for k, text in enumerate(said)})
-    # lmms-eval's get_scores on the same replies: group 0 is right; of group 1, both replies to question 1 are wrong.
+    # Computed with extract_answer and get_scores of lmms-eval 0.7.3 (tasks/naturalbench/utils.py) on the same replies.
+    # Group 0 is right; in group 1, both replies to question 1 are wrong.
     assert result.metrics == {"Acc": 75, "Q_Acc": 75, "I_Acc": 50, "G_Acc": 50}
 
 

@@ -74,7 +74,8 @@ def ranked_letter(reply: str, letters: str) -> str | None:
 def mmmu_letter(reply: str, options: Mapping[str, str]) -> str | None:
     """Return the last letter "(A)"; else "A ", "A." or, in more than five words, an option's text.
 
-    Source: MMMU's eval/eval_utils.py (commit 51ce7f3), which guesses if there is none.
+    Source: lmms-eval 0.7.3, tasks/_task_utils/mmmu_mcq_utils.py, which guesses if there is none. MMMU's own function
+    (mmmu/utils/eval_utils.py) is stricter: it needs a space before the letter too, and does not read "A.".
     """
     text = reply
     for sign in _OUTER:
@@ -97,9 +98,9 @@ def _last(positions: Mapping[str, int]) -> str:
 
 
 def kreta_letter(reply: str, options: Mapping[str, str]) -> str | None:
-    """Return the only letter after the last "Answer:", else that of MMMU's rule.
+    """Return the only letter after the last "Answer:", else that of the rule for MMMU.
 
-    Source: KRETA's eval/evaluate.py.
+    Source: KRETA's eval/evaluate.py, which is MMMU-Pro's function.
     """
     begin = reply.rfind("Answer:")
     if begin >= 0:

@@ -132,7 +132,7 @@ class SeedBench2Plus(LetterTask, card="seed2plus"):
 
 
 class Kreta(LetterTask, card="kreta"):
-    """The last line of a reply is "Answer: B"; else MMMU's rule."""
+    """The last line of a reply is "Answer: B"; else the rule for MMMU."""
 
     word = "kreta"
     id_columns = ("id", "index")

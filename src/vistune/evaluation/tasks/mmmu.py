@@ -1,7 +1,8 @@
 """MMMU (https://arxiv.org/abs/2311.16502): college questions with images between the words.
 
-The prompt is that of lmms-eval 0.7.3 in its interleaved form: each "<image N>" is replaced by the image. Parsing and
-points follow MMMU's own code (eval/eval_utils.py, commit 51ce7f3), without its random guess.
+The prompt is that of lmms-eval 0.7.3 in its interleaved form: each "<image N>" is replaced by the image. The rule for
+letters is also that of lmms-eval 0.7.3, without its random guess. Open answers are parsed and marked as by MMMU's own
+functions (mmmu/utils/eval_utils.py).
 """
 
 from __future__ import annotations
