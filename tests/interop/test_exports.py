@@ -20,7 +20,7 @@ from vistune.generation import Assistant
 from vistune.generation.messages import read_messages
 from vistune.interop import layouts
 from vistune.interop.export import export_model, import_model, write_card
-from vistune.interop.parity import MERGED, TOLERANCE, ParityRow, exceeds_tolerance, probes
+from vistune.interop.parity import BATCH, MERGED, TOLERANCE, ParityRow, exceeds_tolerance, probes
 from vistune.interop.writers import with_older_keys
 from vistune.processor import load_tokenizer
 from vistune.recipe import Lora
@@ -161,7 +161,7 @@ def test_a_merge_is_shown_beside_what_was_merged(tuned: Make, tmp_path: Path) ->
     folder = tuned("adapters", "projector", lora=Lora(rank=4, alpha=8), projector="mlp2x_gelu")
     rows = export_model(folder, tmp_path / "hf", layout="llava-hf", merge=True)
     names = [row.probe for row in rows]
-    assert names == [f"merge: {probe}" for probe in probes()] + list(probes())
+    assert names == [f"merge: {probe}" for probe in probes()] + [*probes(), BATCH]
     merges = rows[: len(probes())]
     assert all(row.same_ids and row.same_tokens for row in merges)
     assert 0 < max(row.largest_difference for row in merges) < 1e-4  # another order of sums, no other sums

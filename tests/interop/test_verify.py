@@ -133,7 +133,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "resample": ("resize", images(resample=2)),
     "crop in place of padding": ("resize", images(do_pad=False)),
     "size": ("resize", images(size={"shortest_edge": 40}, do_pad=False)),
-    "newline missing in the template": ("template", template("gap ~ '\\n' ~ (words", "gap ~ (words")),
+    "newline missing in the template": ("template", template("gap ~ '\\n' ~ (turn.text", "gap ~ (turn.text")),
     "no BOS in the template": ("template", template('begin = "<s>"', 'begin = ""')),
     "added token lost": ("tokenizer", lose_token),
     "image token id": ("tokenizer", config("config.json", image_token_index=5, image_token_id=5)),

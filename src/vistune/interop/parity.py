@@ -227,8 +227,8 @@ def probe_batch(
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     settings = {**GREEDY_SETTINGS, "max_new_tokens": GREEDY_TOKENS, "min_new_tokens": GREEDY_TOKENS}
-    with torch.inference_mode():
-        output = model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
+    with torch.inference_mode(), without_stop_strings(model):
+        output: Any = model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
     ids = inputs["input_ids"][inputs["attention_mask"].bool()].cpu()
     tokens = output.sequences[:, inputs["input_ids"].shape[1] :].flatten().tolist()
     return ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), output.logits[0].float().cpu(), tokens)
@@ -253,7 +253,7 @@ def _run_transformers(
         try:
             tokens = generate_greedily(model, inputs, GREEDY_TOKENS)[0]
             answer = tokens if answer is None else answer
-            added = torch.tensor([answer[:-1]], dtype=torch.int64, device=model.device)
+            added = torch.tensor([_before_image(answer[:-1], model)], dtype=torch.int64, device=model.device)
             longer = dict(inputs)
             longer["input_ids"] = torch.cat([inputs["input_ids"], added], dim=1)
             longer["attention_mask"] = torch.ones_like(longer["input_ids"])
@@ -265,14 +265,27 @@ def _run_transformers(
     return replace(result, tower=tower, projected=projected)
 
 
-def generate_greedily(model: PreTrainedModel, inputs: Any, count: int) -> list[list[int]]:
-    """Generate `count` tokens after each prompt of a batch, greedily and without a stop."""
+@contextmanager
+def without_stop_strings(model: PreTrainedModel) -> Iterator[None]:
+    """Remove the stop strings of a model's generation config while the block lasts: they need a tokenizer."""
     config: Any = model.generation_config
     stops, config.stop_strings = config.stop_strings, None
     try:
-        generated: Any = model.generate(**inputs, **GREEDY_SETTINGS, max_new_tokens=count, min_new_tokens=count)
+        yield
     finally:
         config.stop_strings = stops
+
+
+def _before_image(tokens: Sequence[int], model: PreTrainedModel) -> list[int]:
+    """Return the tokens before the image's: in a prompt, transformers would replace it by features."""
+    image_id = model.config.image_token_id
+    return list(tokens[: tokens.index(image_id)] if image_id in tokens else tokens)
+
+
+def generate_greedily(model: PreTrainedModel, inputs: Any, count: int) -> list[list[int]]:
+    """Generate `count` tokens after each prompt of a batch, greedily and without a stop."""
+    with without_stop_strings(model):
+        generated: Any = model.generate(**inputs, **GREEDY_SETTINGS, max_new_tokens=count, min_new_tokens=count)
     answers: list[list[int]] = generated[:, inputs["input_ids"].shape[1] :].tolist()
     return answers
 
