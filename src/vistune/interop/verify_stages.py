@@ -182,7 +182,7 @@ def _logits(certificate: Certificate, record: ConversationRecord, result: ProbeR
         return f"the vocabulary has {result.steps.shape[-1]} rows, expected {certificate.vocabulary} or more"
     tolerance = TOLERANCES[certificate.computed].logprobs
     logprobs = torch.log_softmax(result.steps[:, : certificate.vocabulary].double(), dim=-1)
-    # A program may have fewer positions: transformers cannot go on after an image token in an answer.
+    # A program may have fewer positions: transformers does not compute those after an image token in an answer.
     for index, (position, row) in enumerate(zip(record.positions, logprobs, strict=False)):
         theirs = {token: float(row[token]) for token in position.ids}
         difference = compare_position(position.by_id, theirs).difference
