@@ -26,7 +26,7 @@ from vistune.training.distributed.parallelism import (
     ModelWithLoss,
     choose_parallelism,
     gradient_sync,
-    whole_on_cpu,
+    whole_copy,
     wrap,
 )
 from vistune.training.distributed.world import World
@@ -195,7 +195,5 @@ def _gradients(
             (loss * world.size).backward()
         total += float(loss.detach())
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradients = {
-        name: torch.zeros(p.shape) if p.grad is None else whole_on_cpu(p.grad).clone() for name, p in trainable.items()
-    }
+    gradients = {name: torch.zeros(p.shape) if p.grad is None else whole_copy(p.grad) for name, p in trainable.items()}
     return _Gradients(len(step), sum(own for (own,) in world.gather(total)), gradients)

@@ -130,20 +130,24 @@ def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[obj
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
 
-def whole_on_cpu(tensor: Tensor) -> Tensor:
-    """Return a tensor on the CPU, unsharded; all processes must call it for a sharded one.
-
-    A whole tensor that is on the CPU already is returned itself, so training must wait until it is written.
-    """
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.detach().cpu()
+def whole_copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU as it is now, unsharded; all processes must call it for a sharded one."""
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor().cpu()
+    return tensor.detach().to("cpu", copy=True)
 
 
 def take_on_first(world: World) -> Callable[[Tensor], Tensor]:
-    """Return a function by which rank 0 takes whole tensors; the others send their shards and keep nothing."""
+    """Return a function by which rank 0 takes whole tensors; the others send their shards and keep nothing.
+
+    On a GPU it takes copies, also of AdamW's step counts, which are on the CPU. On a CPU it takes the tensors
+    themselves, so training must wait until they are written.
+    """
 
     def take(tensor: Tensor) -> Tensor:
         if world.is_first:
-            return whole_on_cpu(tensor)
+            in_place = world.device == "cpu" and not isinstance(tensor, DTensor)
+            return tensor.detach() if in_place else whole_copy(tensor)
         if isinstance(tensor, DTensor):
             tensor.full_tensor()
         return torch.empty(0)
