@@ -1,4 +1,4 @@
-"""Watch the operations that torch runs, and answer some of them in its place."""
+"""Watch the operations that torch runs, and give the results of some of them without torch."""
 
 from __future__ import annotations
 
