@@ -19,6 +19,7 @@ from vistune.interop.folders import by_part, read_config, read_tensors, readable
 from vistune.interop.language_names import names_of
 from vistune.interop.processor_files import TRAINING_TEMPLATE
 from vistune.model import VisionLanguageModel
+from vistune.model.image_proof import pads_first
 from vistune.model.image_rules import ImageRules, image_rules
 from vistune.model.peft_folder import PREFIX, read_adapters
 from vistune.model.tower_shape import as_layers, describe_tower
@@ -156,8 +157,7 @@ def pads(folder: Path) -> bool:
     """Return whether images are padded to a square, as in LLaVA 1.5's training; llava-hf's own folders crop."""
     from transformers import AutoImageProcessor
 
-    rules = AutoImageProcessor.from_pretrained(str(folder), backend="pil")
-    return type(rules).__name__.startswith("LlavaImageProcessor") and bool(rules.do_pad)
+    return pads_first(AutoImageProcessor.from_pretrained(str(folder), backend="pil"))
 
 
 def read_peft(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
