@@ -199,15 +199,19 @@ _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS = 32  # the official call passes re.UNICODE in place of the count
 
 
-def _without_punctuation(text: str) -> str:
-    """Remove signs that are next to a space somewhere in the text; replace the others by a space."""
+def without_punctuation(text: str, periods: re.Pattern[str] = _PERIOD) -> str:
+    """Remove signs that are next to a space somewhere in the text; replace the others by a space.
+
+    Args:
+        periods: The full stops to remove.
+    """
     joined = _DIGIT_COMMA_DIGIT.search(text) is not None
     result = text
     for sign in PUNCTUATION:
         if sign in text:
             remove = joined or f"{sign} " in text or f" {sign}" in text
             result = result.replace(sign, "" if remove else " ")
-    return _PERIOD.sub("", result, count=_PERIODS)
+    return periods.sub("", result, count=_PERIODS)
 
 
 def _plain_words(text: str) -> str:
@@ -224,14 +228,14 @@ def one_line(text: str) -> str:
 @lru_cache(maxsize=1 << 17)
 def vqa_form(text: str) -> str:
     """Return VQA's form of an answer that `one_line` returned."""
-    return _plain_words(_without_punctuation(text))
+    return _plain_words(without_punctuation(text))
 
 
 @lru_cache(maxsize=1 << 17)
 def evalai_form(text: str) -> str:
     """Return the server's form of any answer."""
     bare = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return _plain_words(_without_punctuation(one_line(bare.strip())))
+    return _plain_words(without_punctuation(one_line(bare.strip())))
 
 
 def soft_points(answer: str, people: Sequence[str]) -> float:
