@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reference import Bench, make
+from reference import Bench, make, save
 from running_servers import Running, running, saying
 from typer.testing import CliRunner
 
@@ -19,8 +19,6 @@ from vistune.errors import BudgetError, RecipeError
 from vistune.evaluation.endpoint import labels_with_endpoints
 from vistune.files import read_jsonl, write_jsonl
 from vistune.llm_client import Endpoint
-from vistune.recipe import Model, Recipe, Stage
-from vistune.runs import checkpoint
 from vistune.scenes import write_world
 from vistune.serving.api import Limits
 
@@ -34,12 +32,7 @@ def bench(tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Ben
 
 @pytest.fixture(scope="module")
 def local(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "mine"
-    layout = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
-    recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    tensors = checkpoint.snapshot(bench.model, {"projector", "language"})
-    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, tensors=tensors)
-    return folder
+    return save(bench, tiny_backbones, tmp_path_factory.mktemp("models") / "mine")
 
 
 @pytest.fixture(scope="module")
