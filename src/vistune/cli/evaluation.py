@@ -212,27 +212,17 @@ def score(
     base_url: Annotated[
         str, typer.Option(help="judge: URL of an OpenAI-compatible endpoint.")
     ] = "https://api.openai.com/v1",
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="judge: file with the API key. Default: the variable OPENAI_API_KEY.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="judge: maximum number of concurrent requests.", min=1)] = 16,
-    budget: Annotated[
-        float | None,
-        typer.Option(help="judge: maximum cost in dollars. No request is sent that could exceed it.", min=0),
-    ] = None,
-    prices: Annotated[Path | None, typer.Option(help="judge: price table to use instead of the built-in one.")] = None,
+    api_key_file: Annotated[Path | None, endpoints.service_option("judge", "api_key_file")] = None,
+    concurrency: Annotated[int, endpoints.service_option("judge", "concurrency")] = 16,
+    budget: Annotated[float | None, endpoints.service_option("judge", "budget")] = None,
+    prices: Annotated[Path | None, endpoints.service_option("judge", "prices")] = None,
     judgements: Annotated[
         Path | None, typer.Option(help="judge: folder for its replies. Default: next to the predictions.")
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="judge: maximum tokens per reply, for judges that reason first.", min=1)
     ] = None,
-    extra_body: Annotated[
-        str | None,
-        typer.Option(
-            help='judge: JSON object with extra fields for every request, for example {"enable_thinking": false}.'
-        ),
-    ] = None,
+    extra_body: Annotated[str | None, endpoints.service_option("judge", "extra_body")] = None,
     opinions: Annotated[
         int, typer.Option(help="judge: number of grades per answer, which are averaged (mmvet).", min=1)
     ] = 1,
