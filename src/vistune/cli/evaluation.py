@@ -201,7 +201,8 @@ def score(
     data: Annotated[Path, typer.Option(help="Folder with the official files of the benchmark.")],
     predictions: Annotated[Path, typer.Option(help="Predictions file, in any format that is common for the task.")],
     parse: Annotated[
-        str, typer.Option(help="Rule for parsing answers: official, or lenient if the task has it.")
+        str,
+        typer.Option(help="Rule for parsing answers: official (the published rule), or lenient if the task has it."),
     ] = "official",
     submission: Annotated[
         Path | None, typer.Option(help="Also write the file to upload to the benchmark's server.")
@@ -229,7 +230,7 @@ def score(
     match: Match = None,
     as_json: Json = False,
 ) -> None:
-    """Score predictions with a benchmark's official rules. They may come from any model."""
+    """Score predictions by a benchmark's published rules. They may come from any model."""
     endpoint = None
     if judge is None:
         refuse_given(JUDGES, "only used with --judge", "add --judge MODEL, or remove the option")
