@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from vistune.errors import RecipeError
 from vistune.evaluation.matching import CHOICE, MATCHES, NUMBER, only_number
-from vistune.evaluation.parsing import choice_of
+from vistune.evaluation.parsing import lenient_letter
 from vistune.evaluation.task import bare
 from vistune.records import FORMS, ImageFolders, RecordError, read_sample
 from vistune.registry import guess
@@ -140,7 +140,7 @@ def with_match(question: Question) -> Question:
 
 def selected_option(reply: str, choices: Sequence[object]) -> str | None:
     """Return the letter of the option that a reply selects, by the lenient rule of the tasks with options."""
-    return choice_of(reply, dict(zip(LETTERS, map(str, choices), strict=False))) if choices else None
+    return lenient_letter(reply, dict(zip(LETTERS, map(str, choices), strict=False))) if choices else None
 
 
 def with_own_id(question: Question, taken: Collection[str]) -> Question:

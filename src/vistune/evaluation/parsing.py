@@ -4,8 +4,8 @@ reply + options -> a letter, "Z" if the model declined, None if the rule finds n
 answer -> VQA's form -> points among the answers of ten people
 
 A rule is either published or lenient. Published rules keep their quirks, because published figures depend on them. The
-lenient rules `choice_of` and `yes_or_no` read replies above all in Korean ("정답은 B입니다", "②", "아니요"), and in
-English and Chinese too. vistune's own Korean tasks have only lenient rules. A reply that names several options or
+lenient rules `lenient_letter` and `yes_or_no` read replies above all in Korean ("정답은 B입니다", "②", "아니요"), and
+in English and Chinese too. vistune's own Korean tasks have only lenient rules. A reply that names several options or
 denies one gives None instead of a guess. The patterns of lenient rules are applied to lines with single spaces and
 contain no repetition, so the time is linear in the reply's length.
 """
@@ -103,7 +103,7 @@ _DENIES = re.compile(r"(?:없|않|아닙|아니|안 보|못 |\bnot\b|n't |不|�
 _AFFIRMS = re.compile(r"(?:있습니다|있어요|있다|보입니다|보여요|보인다|존재합니다|존재한다|맞습니다|그렇습니다)")
 
 
-def choice_of(reply: str, options: Mapping[str, str]) -> str | None:
+def lenient_letter(reply: str, options: Mapping[str, str]) -> str | None:
     """Return the option that a reply states, consists of, or names alone; else that of the published rule."""
     lines = [_DENIED.sub(" ", line).strip() for line in plain_lines(reply)]
     named = _named(lines, options)

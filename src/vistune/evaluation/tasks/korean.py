@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge import JudgedBenchmark, judgements, read_prompt, sha256_of_text
-from vistune.evaluation.parsing import choice_of, first_character
+from vistune.evaluation.parsing import first_character, lenient_letter
 from vistune.evaluation.release import ReleaseTable
 from vistune.evaluation.task import (
     BOTH,
@@ -91,7 +91,7 @@ class KoreanChoice(Benchmark):
         return listed(options)
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
-        return choice_of(reply, question.tags["options"]) if rule == LENIENT else first_character(reply)
+        return lenient_letter(reply, question.tags["options"]) if rule == LENIENT else first_character(reply)
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         return {"accuracy": mean(rows)}

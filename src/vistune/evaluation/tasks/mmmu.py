@@ -16,7 +16,7 @@ from pathlib import Path
 from vistune.errors import DataError
 from vistune.evaluation.image_table import ImageRow, ImageTable
 from vistune.evaluation.option_rules import mmmu_letter
-from vistune.evaluation.parsing import choice_of
+from vistune.evaluation.parsing import lenient_letter
 from vistune.evaluation.release import SHARDS
 from vistune.evaluation.task import (
     BOTH,
@@ -75,7 +75,7 @@ class Mmmu(CardedBenchmark, card="mmmu"):
         options = question.tags.get("options")
         if options is None:
             return reply
-        return choice_of(reply, options) if rule == LENIENT else mmmu_letter(reply, options)
+        return lenient_letter(reply, options) if rule == LENIENT else mmmu_letter(reply, options)
 
     def points(self, question: Question, answer: str) -> float:
         if "options" in question.tags:

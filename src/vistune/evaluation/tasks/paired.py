@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from vistune.errors import DataError
 from vistune.evaluation.image_table import ImageRow
 from vistune.evaluation.option_rules import natural_bench_answer, only_yes_or_no
-from vistune.evaluation.parsing import choice_of, yes_or_no
+from vistune.evaluation.parsing import lenient_letter, yes_or_no
 from vistune.evaluation.task import BOTH, LENIENT, Marked, mean
 from vistune.evaluation.tasks.tables import TableTask
 from vistune.types import Question
@@ -97,7 +97,7 @@ class NaturalBench(TableTask, card="naturalbench"):
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         if rule == LENIENT:
             options = question.tags.get("options")
-            return yes_or_no(reply) if options is None else choice_of(reply, options)
+            return yes_or_no(reply) if options is None else lenient_letter(reply, options)
         return natural_bench_answer(reply, *ANSWERS[question.tags["kind"]])
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:

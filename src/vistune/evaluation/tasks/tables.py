@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from vistune.errors import DataError
 from vistune.evaluation.image_table import ImageRow, ImageTable
-from vistune.evaluation.parsing import choice_of
+from vistune.evaluation.parsing import lenient_letter
 from vistune.evaluation.predictions import plain_id
 from vistune.evaluation.task import BOTH, LENIENT, Marked, Table, mean, mean_by
 from vistune.evaluation.tasks.cards import CardedBenchmark
@@ -95,7 +95,7 @@ class LetterTask(TableTask):
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         options = question.tags["options"]
-        return choice_of(reply, options) if rule == LENIENT else self.letter(reply, options)
+        return lenient_letter(reply, options) if rule == LENIENT else self.letter(reply, options)
 
 
 def listed(options: Mapping[str, str]) -> str:
