@@ -70,6 +70,6 @@ def read_endpoint(url: str | None, options: Mapping[str, Any]) -> Endpoint | Non
     settings = dict(options)
     model, extra_body = settings.pop("endpoint_model"), settings.pop("extra_body")
     if not model:
-        raise RecipeError("--endpoint: which model there is not given", "add --model NAME, as the server calls it")
+        raise RecipeError("--endpoint: the name of the model is missing", "add --model NAME, as the server calls it")
     settings["key_file"] = settings.pop("api_key_file")
     return Endpoint(model, base_url=url, extra_body=read_extra_body(extra_body), **settings)

@@ -27,9 +27,9 @@ from vistune.cli.evaluation_tables import print_comparison, print_score, print_t
 from vistune.errors import RecipeError
 from vistune.records import lines_of
 
+LOADING = ("device", "dtype", "quantize")  # parameters of `evaluate` that an endpoint does not use
 ASKING = (  # parameters of `evaluate` that --list does not use
-    "model", "task", "data", "limit", "blind", "letters", "out", "again", "match", "endpoint", "device", "dtype",
-    "quantize",
+    "model", "task", "data", "limit", "blind", "letters", "out", "again", "match", "endpoint", *LOADING,
 )  # fmt: skip
 JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
@@ -110,6 +110,8 @@ def evaluate(
     for folder in folders:
         if is_vistune_folder(folder):
             find_model(folder)
+    if not folders:
+        refuse_given(LOADING, "only used with a model folder", "name a model folder too, or remove the option")
     comparison = api.evaluate_all(
         [*folders, *([service] if service is not None else [])],
         tasks_of(task, data, folders),
