@@ -16,12 +16,12 @@ from vistune.cli.console import (
     Dtype,
     Json,
     Quantize,
-    count_of,
     is_first_process,
     print_json,
     print_lines,
     print_message,
     progress_bar,
+    say,
 )
 from vistune.cli.evaluation_tables import print_comparison, print_score, print_tasks
 from vistune.errors import RecipeError
@@ -186,7 +186,13 @@ def answer(
     if as_json:
         print_json(answered.to_dict())
     else:
-        print_lines(f"{out}: {count_of(answered.count, 'answer')}")
+        print_lines(
+            say(
+                "{out}: {count} answers" if answered.count != 1 else "{out}: 1 answer",
+                out=out,
+                count=f"{answered.count:,}",
+            )
+        )
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
@@ -268,4 +274,4 @@ def score(
         return
     print_score(result)
     if submission is not None:
-        print_lines(f"{submission}: upload this file to the benchmark's server")
+        print_lines(say("{file}: upload this file to the benchmark's server", file=submission))

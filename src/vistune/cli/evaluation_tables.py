@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import count_of, print_json, print_lines, stdout
+from vistune.cli.console import in_users_language, print_json, print_lines, say, stdout
 
 if TYPE_CHECKING:
     from vistune.evaluation import Comparison, EvaluationResult, ScoreResult
 
 NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
+CONDITIONS = {"with_image": "with image", "without_image": "without image", "wrong_image": "wrong image"}
 
 
 def print_comparison(comparison: Comparison, out: Path | None) -> None:
@@ -32,45 +33,60 @@ def print_comparison(comparison: Comparison, out: Path | None) -> None:
             stdout.print(groups)
     if len(results) > 1 or comparison.tasks[0].published:
         for figures in figures_tables(comparison):
-            table = Table("", *figures.columns, title=f"{figures.task}, {count_of(figures.count, 'question')}")
+            table = Table("", *map(in_users_language, figures.columns), title=title_of(figures.task, figures.count))
             for name, values in figures.rows.items():
-                table.add_row(name, *values)
+                table.add_row(name, *map(in_users_language, values))
             stdout.print(table)
         for remark in remarks(comparison):
-            stdout.print(f"- {remark}")
+            about = "" if remark.condition is None else f", {condition_of(remark.condition)}"
+            stdout.print(f"- {in_users_language(remark.subject)}{about}: {in_users_language(remark.words)}")
     if out is not None and len(results) > 1:
-        print_lines(f"{out / 'comparison.html'}: all metrics, and the questions on which the models differ")
+        page = out / "comparison.html"
+        print_lines(say("{page}: all metrics, and the questions on which the models differ", page=page))
+
+
+def title_of(task: str, count: int) -> str:
+    """Return a table's title: the task and the number of questions."""
+    return say("{task}, {count} questions" if count != 1 else "{task}, 1 question", task=task, count=f"{count:,}")
+
+
+def condition_of(name: str) -> str:
+    """Return a condition in the user's language."""
+    return say(CONDITIONS[name])
 
 
 def result_table(result: EvaluationResult) -> Table:
     """Return the figures of a result as a table."""
-    table = Table("", "", "", title=f"{result.task}, {result.count} questions")
+    table = Table("", "", "", title=title_of(result.task, result.count))
     seen = result.intervals.get("with_image")
     for name, value in result.metrics.items():
         is_shown_below = seen is not None and name == "accuracy" and value in (seen.value, 100 * seen.value)
         if not is_shown_below:
             table.add_row(name, f"{value:.2f}", "")
     if not result.metrics:
-        table.add_row("no figure here", "", NO_FIGURE)
+        table.add_row(say("no figure here"), "", say(NO_FIGURE))
     for condition, interval in result.intervals.items():
-        shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}" if interval.has_interval else "too few images"
-        table.add_row(f"accuracy {condition.replace('_', ' ')}", f"{100 * interval.value:.1f} %", shown)
+        limits = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}"
+        shown = limits if interval.has_interval else say("too few images")
+        name = say("accuracy {condition}", condition=condition_of(condition))
+        table.add_row(name, f"{100 * interval.value:.1f} %", shown)
     if result.majority is not None:
-        table.add_row("majority answer", f"{100 * result.majority:.1f} %", "")
+        table.add_row(say("majority answer"), f"{100 * result.majority:.1f} %", "")
     if result.gap is not None:
-        table.add_row("gap", f"{100 * result.gap.difference.value:.1f} points", result.gap.words)
+        points = say("{points} points", points=f"{100 * result.gap.difference.value:.1f}")
+        table.add_row(say("gap"), points, in_users_language(result.gap.words))
     for condition, change in result.changed.items():
-        name = f"replies changed {condition.replace('_', ' ')}"
-        table.add_row(name, f"{100 * change.share.value:.1f} %", change.words)
+        name = say("replies changed {condition}", condition=condition_of(condition))
+        table.add_row(name, f"{100 * change.share.value:.1f} %", in_users_language(change.words))
     for condition, reason in result.left_out.items():
-        table.add_row(condition.replace("_", " "), "left out", reason)
+        table.add_row(condition_of(condition), say("left out"), in_users_language(reason))
     return table
 
 
 def group_table(result: EvaluationResult) -> Table:
     """Return the accuracy of each question type, language and source by condition; empty if there is one of each."""
     conditions = list(result.intervals)
-    table = Table("right, per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
+    table = Table(say("right, per cent"), *map(condition_of, conditions), say("majority"))
     for groups in (result.by_type, result.by_language, result.by_source):
         for name, group in groups.items() if len(groups) > 1 else ():
             estimates = [group.accuracy[condition] for condition in conditions]
@@ -88,27 +104,28 @@ def print_tasks(as_json: bool) -> None:
         return
     for name, entry in listed.items():
         print_lines(Text.assemble((name, "bold"), f"  {entry.about}"), *(f"    {file}" for file in entry.files))
-        print_lines(f"    from {entry.source} · {entry.licence} · {entry.size}")
+        print_lines(f"    {say('from {source}', source=entry.source)} · {entry.licence} · {entry.size}")
 
 
 def print_score(result: ScoreResult) -> None:
     """Print the figures, by both parse rules if they differ, and examples of missing and unparsed replies."""
     scored, other = result.scored, result.other
+    title = title_of(result.task, scored.count)
     titles = [result.rule, *(["lenient" if result.rule == "official" else "official"] if other is not None else [])]
-    table = Table("", *titles, title=f"{result.task}, {scored.count} questions")
+    table = Table("", *titles, title=title)
     for name, value in scored.metrics.items():
         table.add_row(name, f"{value:.4f}", *([f"{other.get(name, value):.4f}"] if other is not None else []))
     if scored.metrics:
         stdout.print(table)
     else:
-        print_lines(f"{result.task}, {scored.count} questions: no figure here, {NO_FIGURE}")
+        print_lines(f"{title}: {say('no figure here')}, {say(NO_FIGURE)}")
     print_breakdowns(scored.tables)
-    for count, words in (
-        (scored.missing, "questions without a prediction: counted as wrong"),
-        (result.repeated, "predictions for a question that has a later one: the last counts"),
+    for count, template in (
+        (scored.missing, "{count} questions without a prediction: counted as wrong"),
+        (result.repeated, "{count} predictions for a question that has a later one: the last counts"),
     ):
         if count:
-            print_lines(f"{count} {words}")
+            print_lines(say(template, count=f"{count:,}"))
     print_unparsed(scored.unparsed, scored.examples)
 
 
@@ -117,7 +134,7 @@ def print_breakdowns(tables: Mapping[str, Mapping[str, tuple[float, int]]]) -> N
     for title, groups in tables.items():
         if not groups:  # the data do not have this breakdown
             continue
-        breakdown = Table(title, "value", "questions")
+        breakdown = Table(title, say("value"), say("questions"))
         for group, (value, count) in groups.items():
             breakdown.add_row(group, f"{value:.2f}", str(count))
         stdout.print(breakdown)
@@ -126,6 +143,7 @@ def print_breakdowns(tables: Mapping[str, Mapping[str, tuple[float, int]]]) -> N
 def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:
     """Print how many answers could not be parsed, with examples."""
     if count:
-        print_lines(f"{count} answers cannot be parsed; the benchmark's rules decide how they count. Examples:")
+        template = "{count} answers cannot be parsed; the benchmark's rules decide how they count. Examples:"
+        print_lines(say(template, count=f"{count:,}"))
     for name, text in examples:
         print_lines(f"    {name}: {text[:200]!r}")
