@@ -1,4 +1,4 @@
-"""Published rules that find an option's letter, or yes or no, in a reply to the benchmarks of 2024 and later.
+"""Published rules of one benchmark or harness each that find an option's letter, or yes or no, in a reply.
 
 Each rule names its source. Some official scorers choose a random option if they find none. Here, such a reply counts as
 unparsed and wrong, so that the same replies always give the same figure.

@@ -1,4 +1,4 @@
-"""Questions with options of 2024 and later: MMStar, K-MMStar, AI2D, RealWorldQA, SEED-Bench-2-Plus and KRETA.
+"""Questions with options: MMStar, K-MMStar, AI2D, RealWorldQA, SEED-Bench-2-Plus and KRETA.
 
 The prompts are those of lmms-eval 0.7.3, except KRETA's, which is that of KRETA's script. MMStar and KRETA have parse
 rules of their authors. K-MMStar has the Korean form of MMStar's rule, from earlier versions of lmms-eval. The other
