@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vistune.cli.log import in_language, print_message, stderr
+from vistune.cli.log import in_language, phrase, print_message, stderr
 from vistune.cli.progress import progress_bar
 from vistune.cli.settings import current_language
 
@@ -53,6 +53,11 @@ def count_of(number: int, noun: str) -> str:
 def in_users_language(message: str) -> str:
     """Translate a message of a run; it stays English if it has no translation."""
     return in_language(message, current_language())
+
+
+def say(template: str, **fields: object) -> str:
+    """Fill a template in the user's language."""
+    return phrase(template, current_language(), **fields)
 
 
 def is_first_process() -> bool:

@@ -11,6 +11,7 @@ import typer
 from vistune import api
 from vistune.cli.commands import refuse_given
 from vistune.cli.console import Json, count_of, print_json, print_lines, print_message, progress_bar
+from vistune.cli.endpoint import service_option
 from vistune.errors import RecipeError
 from vistune.records import lines_of
 from vistune.registry import lookup
@@ -70,30 +71,21 @@ Limit = Annotated[int | None, typer.Option(help="Use only the first N images.", 
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Model = Annotated[str | None, typer.Option(help="openai: name of the model at the endpoint.")]
 BaseUrl = Annotated[str, typer.Option(help="openai: URL of the endpoint.")]
-ApiKeyFile = Annotated[
-    Path | None, typer.Option(help="openai: file with the API key. Default: the variable OPENAI_API_KEY.")
-]
+ApiKeyFile = Annotated[Path | None, service_option("openai", "api_key_file")]
 See = Annotated[bool, typer.Option("--see", help="openai: also send the image to the model.")]
-Concurrency = Annotated[int, typer.Option(help="openai: maximum number of concurrent requests.", min=1)]
-RequestsPerMinute = Annotated[float | None, typer.Option(help="openai: maximum requests per minute.", min=0.1)]
-TokensPerMinute = Annotated[float | None, typer.Option(help="openai: maximum tokens per minute.", min=1)]
+Concurrency = Annotated[int, service_option("openai", "concurrency")]
+RequestsPerMinute = Annotated[float | None, service_option("openai", "requests_per_minute")]
+TokensPerMinute = Annotated[float | None, service_option("openai", "tokens_per_minute")]
 MaxTokens = Annotated[
     int | None,
     typer.Option(help="openai: maximum tokens per reply, including reasoning. Default: 96 to 1024, by kind.", min=1),
 ]
 Temperature = Annotated[float | None, typer.Option(help="openai: sampling temperature. Default: 0.7.", min=0)]
-ExtraBody = Annotated[
-    str | None,
-    typer.Option(
-        help="openai: JSON object with extra fields for every request, for example '{\"enable_thinking\": false}'."
-    ),
-]
+ExtraBody = Annotated[str | None, service_option("openai", "extra_body")]
 Tries = Annotated[int, typer.Option(help="openai: attempts per sample if the checks reject a reply.", min=1)]
 Batch = Annotated[bool, typer.Option("--batch", help="openai: use the Batch API (cheaper, takes up to a day).")]
-Budget = Annotated[
-    float | None, typer.Option(help="openai: maximum cost in dollars. No request is sent that could exceed it.", min=0)
-]
-Prices = Annotated[Path | None, typer.Option(help="openai: price table to use instead of the built-in one.")]
+Budget = Annotated[float | None, service_option("openai", "budget")]
+Prices = Annotated[Path | None, service_option("openai", "prices")]
 AllowDrift = Annotated[
     bool,
     typer.Option(
