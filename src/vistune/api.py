@@ -252,20 +252,16 @@ def check_data(
         images: Whether to look for the images and open them.
         page: Where to write an HTML page with the faults and some samples.
     """
-    from vistune.data import check
+    from vistune.data import SelectionRules, check
 
     processor: Processor | None = None
     if recipe is None:
         report = check(sources, None, images=images, progress=progress)
     else:
-        shortest = min(stage.tokens_per_row for stage in recipe.stages)
-        cut = all(stage.too_long == "cut" for stage in recipe.stages)
         processor = check_recipe(recipe)
-        selected = [stage.kinds for stage in recipe.stages]
-        kinds = sorted({kind for kinds in selected for kind in kinds or ()}) if all(selected) else None
-        report = check(
-            sources, processor, images=images, tokens_per_row=shortest, cut=cut, kinds=kinds, progress=progress
-        )
+        only_pairs = all(stage.objective == "dpo" for stage in recipe.stages)
+        rules = SelectionRules.of_all(recipe.stages)
+        report = check(sources, processor, rules, images=images, only_pairs=only_pairs, progress=progress)
     if page is not None:
         from vistune.report.gather import write_check_page
 

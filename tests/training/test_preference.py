@@ -14,11 +14,12 @@ from training_processes import Ranks, train_each_as_rank
 from training_stages import ALIGN, TUNE, MakeRecipe, ask_to_stop, assert_same_runs, train, weights
 
 from vistune import api
+from vistune.cli.log import in_language
 from vistune.errors import DataError, RecipeError, Stopped
 from vistune.files import read_json
 from vistune.processor import collate, encode_pair, load_tiles
 from vistune.progress import no_progress
-from vistune.recipe import Preference, dump
+from vistune.recipe import DataSource, Preference, dump
 from vistune.runs.folder import MetricsLog, checkpoints_of
 from vistune.training import Run
 from vistune.training.distributed.parallelism import ModelWithLoss
@@ -215,6 +216,41 @@ def test_a_reference_that_is_missing_or_of_other_pairs_is_refused(
 def test_samples_without_a_rejected_answer_are_refused(make_recipe: MakeRecipe, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.json:2:rejected: is missing, but the stage's objective is dpo"):
         train(make_recipe(DPO, data=str(data)), tmp_path / "run")
+
+
+def test_check_measures_both_sides_as_train_does(make_recipe: MakeRecipe, pairs: Path, tmp_path: Path) -> None:
+    sources = [DataSource(file=pairs)]
+    one_side, both = (
+        api.check_data(sources, recipe=make_recipe({**DPO, **change})) for change in ({"objective": "sft"}, {})
+    )
+    assert one_side.tokens["max"] < both.tokens["min"]
+    assert both.learnt_tokens > one_side.learnt_tokens
+    narrow = {"tokens_per_row": both.tokens["max"] - 1}
+    faults = api.check_data(sources, recipe=make_recipe(ALIGN, {**DPO, **narrow})).faults
+    assert faults
+    assert {fault.reason for fault in faults} == {"too_long"}
+    with pytest.raises(DataError) as caught:
+        train(make_recipe({**DPO, **narrow}, data=str(pairs)), tmp_path / "run")
+    assert str(caught.value) == faults[0].detail
+    assert not api.check_data(sources, recipe=make_recipe({**ALIGN, **narrow})).faults
+
+
+def test_check_refuses_other_records_if_all_stages_train_on_pairs(make_recipe: MakeRecipe, data: Path) -> None:
+    sources = [DataSource(file=data)]
+    details = [fault.detail for fault in api.check_data(sources, recipe=make_recipe(DPO)).faults]
+    assert details
+    assert all(":rejected: is missing, but the stage's objective is dpo" in detail for detail in details)
+    assert not api.check_data(sources, recipe=make_recipe(ALIGN, DPO)).faults
+
+
+def test_show_says_that_it_shows_one_side(pairs: Path, data: Path) -> None:
+    messages: list[str] = []
+    shown = api.show(DataSource(file=pairs), index=0, on_message=messages.append)
+    assert len(shown) == 1
+    assert messages == [f"{pairs}: 12 preference pairs: only their chosen answers are shown"]
+    assert in_language(messages[0], "ko") == f"{pairs}: 선호 쌍 12개: 선택된 답변만 보여 줍니다"
+    api.show(DataSource(file=data), on_message=messages.append)
+    assert len(messages) == 1
 
 
 def test_ordinary_training_on_pairs_says_that_it_uses_one_side(

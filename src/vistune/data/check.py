@@ -22,7 +22,15 @@ from vistune.data.index import Index, folders_of, index, open_source
 from vistune.data.near_duplicates import difference_hash, group_near_duplicates
 from vistune.data.pair_check import check_claims
 from vistune.data.record_check import TextNotes
-from vistune.data.selection import shorten, too_long, without_kind
+from vistune.data.selection import (
+    EVERY_RECORD,
+    SelectionRules,
+    as_pairs,
+    shorten,
+    too_long,
+    without_kind,
+    without_pair,
+)
 from vistune.errors import DataError, RecipeError
 from vistune.grounding.guessing import (
     AnswerPair,
@@ -85,19 +93,18 @@ class CheckReport:
 def check(
     sources: Sequence[DataSource],
     processor: Processor | None,
+    rules: SelectionRules = EVERY_RECORD,
     *,
     images: bool = True,
-    tokens_per_row: int | None = None,
-    cut: bool = True,
-    kinds: Sequence[str] | None = None,
+    only_pairs: bool = False,
     progress: Progress = no_progress,
 ) -> CheckReport:
     """Read all records, encode them (with a processor) and open each image once; collect faults instead of raising.
 
     Args:
+        rules: Rules of the stages that train on the data; see `SelectionRules.of_all`.
         images: Whether images are looked for and opened.
-        tokens_per_row: Longer samples are cut at the end of a turn. Without `cut`, or if no turn fits, they are faults.
-        kinds: Kinds that stages select, if all stages select by kind; a record without a kind is then a fault.
+        only_pairs: Whether all stages train on preference pairs; other records are then faults.
 
     Raises:
         RecipeError: `images` is false, but the number of tokens of an image depends on its size (anyres, naflex).
@@ -121,10 +128,14 @@ def check(
         except DataError as error:  # the file as a whole: missing, not a list, truncated
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
             continue
-        if cut and processor is not None:
-            file = shorten(file, processor, tokens_per_row)
-        selected = source.kinds or kinds or ()
-        faults += [*_faults(file, selected, tokens_per_row), *bad_claims]
+        if rules.pair_documents:
+            file = as_pairs(file, rules.pair_documents)
+        if rules.cut and processor is not None:
+            file = shorten(file, processor, rules.tokens_per_row, cut_pairs=not rules.pair_documents)
+        selected = source.kinds or rules.kinds or ()
+        faults += [*_faults(file, selected, rules.tokens_per_row), *bad_claims]
+        if only_pairs:
+            faults += [fault.reject for fault in without_pair(file, file.of_kind(selected))]
         texts.notes += unchecked
         skipped += _unselected(file, selected)
         files.append(file)

@@ -37,7 +37,7 @@ class SelectionRules:
         cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
             faults.
         seed: Selects the records of a source with `take: random N`.
-        pair_documents: For preference tuning, the documents of a pair, 2 or 3; 0 for other stages.
+        pair_documents: For preference tuning, the documents of a pair, 2 or 3; 0 for other stages. Pairs are never cut.
     """
 
     kinds: tuple[str, ...] | None = None
@@ -50,6 +50,17 @@ class SelectionRules:
     def of(cls, stage: Stage, seed: int) -> SelectionRules:
         """Return the rules of a recipe's stage."""
         return cls(stage.kinds, stage.tokens_per_row, stage.too_long == "cut", seed, stage.pair_documents)
+
+    @classmethod
+    def of_all(cls, stages: Sequence[Stage]) -> SelectionRules:
+        """Return the strictest rules of several stages; kinds are selected only if all stages select by kind."""
+        kinds = {kind for stage in stages for kind in stage.kinds or ()}
+        return cls(
+            tuple(sorted(kinds)) if all(stage.kinds for stage in stages) else None,
+            min(stage.tokens_per_row for stage in stages),
+            all(stage.too_long == "cut" for stage in stages),
+            pair_documents=max(stage.pair_documents for stage in stages),
+        )
 
 
 EVERY_RECORD = SelectionRules()
@@ -64,14 +75,14 @@ class Selection:
         records: Indices of the selected records.
         lengths: Their tokens, image slots included.
         faults: Records that would have been selected but are bad.
-        remark: Where the selection differs from the recipe; "" if it does not.
+        remarks: Messages for the user: where the selection differs from the recipe, or does not use all of a record.
     """
 
     index: Index
     records: np.ndarray
     lengths: np.ndarray
     faults: tuple[Fault, ...]
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[Reject]:
@@ -118,20 +129,18 @@ def select_records(
         records = records[file.columns["rejected_answer"][records] > 0]
     faults += [fault for fault in too_long(file, rules.tokens_per_row) if fault.kind in (selected_kinds or file.kinds)]
     records = records[file.lengths[records] <= (rules.tokens_per_row or np.inf)]
-    remark = ""
+    remarks = []
     if source.take is not None and len(records) >= source.take.rows:
         records, faults = _take(source.take, file, records, faults, rules.seed)
     elif source.take is not None:
         take = f"{source.take.which} {source.take.rows:,}"
-        remark = f"{data.name}: `take: {take}` asks for more records than there are; all {len(records):,} are used"
-    pairs = 0 if rules.pair_documents else int((file.columns["rejected_answer"][records] > 0).sum())
-    if pairs:
-        used = f"{data.name}: {pairs:,} preference pairs: only their chosen answers are trained on"
-        remark = f"{remark}; {used}" if remark else used
+        remarks += [f"{data.name}: `take: {take}` asks for more records than there are; all {len(records):,} are used"]
+    if not rules.pair_documents and (pairs := count_pairs(file, records)):
+        remarks += [f"{data.name}: {pairs:,} preference pairs: only their chosen answers are trained on"]
     faults.sort(key=lambda fault: fault.at)
     if source.kinds and not len(records) and not faults:
         refuse_unknown_kinds(known_kinds(file), source.kinds, data.name)
-    return Selection(file, records, file.lengths[records], tuple(faults), remark)
+    return Selection(file, records, file.lengths[records], tuple(faults), tuple(remarks))
 
 
 def _take(
@@ -165,15 +174,24 @@ def without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
     return faults
 
 
+def count_pairs(file: Index, records: np.ndarray) -> int:
+    """Return how many of the records are preference pairs."""
+    return int((file.columns["rejected_answer"][records] > 0).sum())
+
+
 def as_pairs(file: Index, documents: int) -> Index:
     """Return the index with the lengths of pairs: the chosen side, the rejected one, and with 3 documents the chosen
-    one again after a damaged image. The slots of the second document count as text: it shows the same tiles.
+    one again after a damaged image. Other records keep their lengths.
+
+    The slots of the second document count as text: it shows the same tiles.
     """
     columns = dict(file.columns)
+    pairs = columns["rejected_answer"] > 0
     slots = file.lengths - columns["text_tokens"]
-    lengths = file.lengths * (documents - 1) + columns["rejected_text"] + slots
-    columns["text_tokens"] = lengths - slots * (documents - 1)
-    columns["supervised"] = columns["chosen_answer"] * (documents - 1) + columns["rejected_answer"]
+    lengths = np.where(pairs, file.lengths * (documents - 1) + columns["rejected_text"] + slots, file.lengths)
+    supervised = columns["chosen_answer"] * (documents - 1) + columns["rejected_answer"]
+    columns["text_tokens"] = np.where(pairs, lengths - slots * (documents - 1), columns["text_tokens"])
+    columns["supervised"] = np.where(pairs, supervised, columns["supervised"])
     return replace(file, columns=columns, lengths=lengths)
 
 
@@ -217,12 +235,14 @@ def _fault(file: Index, record: int, reason: str, error: DataError) -> Fault:
     return Fault(reject, file.kinds[file.columns["kind"][record]], error, file.at(record))
 
 
-def shorten(file: Index, processor: Processor, tokens_per_row: int | None) -> Index:
+def shorten(file: Index, processor: Processor, tokens_per_row: int | None, *, cut_pairs: bool = True) -> Index:
     """Return the index with samples of more than `tokens_per_row` tokens cut at the end of a turn.
 
-    Complete turns are kept from the beginning. A sample whose first turn is too long keeps its length.
+    Complete turns are kept from the beginning. A sample whose first turn is too long keeps its length, and without
+    `cut_pairs` a preference pair does.
     """
-    long = np.flatnonzero(file.lengths > (tokens_per_row or np.inf)).tolist()
+    may_be_cut = cut_pairs | (file.columns["rejected_answer"] == 0)
+    long = np.flatnonzero(may_be_cut & (file.lengths > (tokens_per_row or np.inf))).tolist()
     if tokens_per_row is None or not long:
         return file
     lengths, columns = file.lengths.copy(), dict(file.columns)

@@ -324,7 +324,7 @@ def _refuse_unused(stage: Stage, selections: Sequence[Selection], mixture: Seque
 def _remarks(selections: Sequence[Selection]) -> tuple[str, ...]:
     """Return differences from the recipe, and unread fields of the files."""
     unread = [field for selection in selections for field in selection.index.unread_fields]
-    return (*(selection.remark for selection in selections if selection.remark), *lines_of(unread))
+    return (*(remark for selection in selections for remark in selection.remarks), *lines_of(unread))
 
 
 def _plan_shards(recipe: Recipe, stage: Stage, shards: Shards, data: _StageData, number: int) -> PlannedStage:
