@@ -15,13 +15,8 @@ from vistune.data.loader import (
 )
 from vistune.data.near_duplicates import find_near_duplicates
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
-from vistune.data.selection import (
-    SampleSequence,
-    SelectionRules,
-    all_samples,
-    image_files_of,
-    select_records,
-)
+from vistune.data.samples import SampleSequence, all_samples, image_files_of
+from vistune.data.selection import SelectionRules, select_records
 from vistune.data.shards import ShardStream
 from vistune.data.stream import UNREAD, ShardLoader, read_window
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vistune.data.selection import all_samples, count_pairs
+from vistune.data.samples import all_samples
+from vistune.data.selection import count_pairs
 from vistune.errors import DataError
 from vistune.processor import Processor, TokenizerLike, default_template, load_tokenizer
 from vistune.progress import OnMessage, ignore_message

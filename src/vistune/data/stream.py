@@ -35,7 +35,8 @@ from vistune.data.loader import (
     wait_for,
 )
 from vistune.data.packing import PackedRow
-from vistune.data.selection import SampleSequence, Selection, SelectionRules, select_records
+from vistune.data.samples import SampleSequence
+from vistune.data.selection import Selection, SelectionRules, select_records
 from vistune.data.shards import ShardStream, fetch_shard
 from vistune.errors import DataError, TooManyRejects
 from vistune.files import scratch_folder, user_cache
