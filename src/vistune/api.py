@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -252,16 +253,14 @@ def check_data(
         images: Whether to look for the images and open them.
         page: Where to write an HTML page with the faults and some samples.
     """
-    from vistune.data import SelectionRules, check
+    from vistune.data import check, rules_for
 
     processor: Processor | None = None
     if recipe is None:
         report = check(sources, None, images=images, progress=progress)
     else:
         processor = check_recipe(recipe)
-        only_pairs = all(stage.objective == "dpo" for stage in recipe.stages)
-        rules = SelectionRules.of_all(recipe.stages)
-        report = check(sources, processor, rules, images=images, only_pairs=only_pairs, progress=progress)
+        report = check(sources, processor, partial(rules_for, recipe), images=images, progress=progress)
     if page is not None:
         from vistune.report.gather import write_check_page
 

@@ -15,6 +15,7 @@ from training_stages import ALIGN, TUNE, MakeRecipe, ask_to_stop, assert_same_ru
 
 from vistune import api
 from vistune.cli.log import in_language
+from vistune.data import all_samples
 from vistune.errors import DataError, RecipeError, Stopped
 from vistune.files import read_json
 from vistune.processor import collate, encode_pair, load_tiles
@@ -235,12 +236,25 @@ def test_check_measures_both_sides_as_train_does(make_recipe: MakeRecipe, pairs:
     assert not api.check_data(sources, recipe=make_recipe({**ALIGN, **narrow})).faults
 
 
-def test_check_refuses_other_records_if_all_stages_train_on_pairs(make_recipe: MakeRecipe, data: Path) -> None:
-    sources = [DataSource(file=data)]
-    details = [fault.detail for fault in api.check_data(sources, recipe=make_recipe(DPO)).faults]
-    assert details
+def test_check_applies_to_each_file_the_rules_of_the_stages_that_read_it(
+    make_recipe: MakeRecipe, data: Path, pairs: Path, tmp_path: Path
+) -> None:
+    sources = [DataSource(file=data), DataSource(file=pairs)]
+    details = [fault.detail for fault in api.check_data(sources, recipe=make_recipe(ALIGN, DPO)).faults]
+    assert len(details) == len(all_samples(sources[0]))
     assert all(":rejected: is missing, but the stage's objective is dpo" in detail for detail in details)
-    assert not api.check_data(sources, recipe=make_recipe(ALIGN, DPO)).faults
+    with pytest.raises(DataError) as caught:
+        train(make_recipe(ALIGN, DPO), tmp_path / "shared")
+    assert str(caught.value) == details[0]
+    longest = api.check_data(sources[1:], recipe=make_recipe(DPO)).tokens["max"]
+    align, dpo = {**ALIGN, "tokens_per_row": longest - 1}, {**DPO, "tokens_per_row": longest}
+    apart = make_recipe(align, {**dpo, "data": str(pairs)})
+    by_kind = make_recipe({**align, "kinds": ["caption"]}, {**dpo, "kinds": ["preference"]}, data=[data, pairs])
+    for number, recipe in enumerate((apart, by_kind)):
+        report = api.check_data(sources, recipe=recipe)
+        assert not report.faults
+        assert report.tokens["max"] == longest
+        assert train(recipe, tmp_path / str(number))
 
 
 def test_show_says_that_it_shows_one_side(pairs: Path, data: Path) -> None:

@@ -31,9 +31,9 @@ class SelectionRules:
         kinds: Kinds of the records, for sources without `kinds`. None: all.
         tokens_per_row: Longest sample; None: any length.
         cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
-            faults.
+            faults. Preference tuning never cuts.
         seed: Selects the records of a source with `take: random N`.
-        pair_documents: For preference tuning, the documents of a pair, 2 or 3; 0 for other stages. Pairs are never cut.
+        pair_documents: For preference tuning, the documents of a pair, 2 or 3; 0 for other stages.
     """
 
     kinds: tuple[str, ...] | None = None
@@ -46,17 +46,6 @@ class SelectionRules:
     def of(cls, stage: Stage, seed: int) -> SelectionRules:
         """Return the rules of a recipe's stage."""
         return cls(stage.kinds, stage.tokens_per_row, stage.too_long == "cut", seed, stage.pair_documents)
-
-    @classmethod
-    def of_all(cls, stages: Sequence[Stage]) -> SelectionRules:
-        """Return the strictest rules of several stages; kinds are selected only if all stages select by kind."""
-        kinds = {kind for stage in stages for kind in stage.kinds or ()}
-        return cls(
-            tuple(sorted(kinds)) if all(stage.kinds for stage in stages) else None,
-            min(stage.tokens_per_row for stage in stages),
-            all(stage.too_long == "cut" for stage in stages),
-            pair_documents=max(stage.pair_documents for stage in stages),
-        )
 
 
 EVERY_RECORD = SelectionRules()
@@ -112,31 +101,43 @@ def select_records(
     data = data or open_source(source.file)
     file = index(data, folders_of(data, source.images), processor, progress=progress, label=label, keep=keep)
     selected_kinds = source.kinds or rules.kinds
-    if rules.pair_documents:
-        file = as_pairs(file, rules.pair_documents)
-    elif rules.cut:
-        file = shorten(file, processor, rules.tokens_per_row)
-    records = file.of_kind(selected_kinds)
+    file = as_read(file, processor, rules)
     faults = [fault for fault in file.faults if not selected_kinds or not fault.kind or fault.kind in selected_kinds]
-    if selected_kinds:
-        faults += without_kind(file, selected_kinds)
-    if rules.pair_documents:
-        faults += without_pair(file, records)
-        records = records[file.columns["rejected_answer"][records] > 0]
-    faults += [fault for fault in too_long(file, rules.tokens_per_row) if fault.kind in (selected_kinds or file.kinds)]
-    records = records[file.lengths[records] <= (rules.tokens_per_row or np.inf)]
+    records, unusable = usable_records(file, rules, selected_kinds)
+    faults += unusable
     remarks = []
     if source.take is not None and len(records) >= source.take.rows:
         records, faults = _take(source.take, file, records, faults, rules.seed)
     elif source.take is not None:
         take = f"{source.take.which} {source.take.rows:,}"
         remarks += [f"{data.name}: `take: {take}` asks for more records than there are; all {len(records):,} are used"]
-    if not rules.pair_documents and (pairs := count_pairs(file, records)):
-        remarks += [f"{data.name}: {pairs:,} preference pairs: only their chosen answers are trained on"]
+    if not rules.pair_documents:
+        remarks += remarks_on_pairs(file, records)
     faults.sort(key=lambda fault: fault.at)
     if source.kinds and not len(records) and not faults:
         refuse_unknown_kinds(known_kinds(file), source.kinds, data.name)
     return Selection(file, records, file.lengths[records], tuple(faults), tuple(remarks))
+
+
+def as_read(file: Index, processor: Processor | None, rules: SelectionRules) -> Index:
+    """Return the index with the lengths at which a stage reads the samples: both sides of pairs, or what fits a row."""
+    if rules.pair_documents:
+        return _as_pairs(file, rules.pair_documents)
+    return _shorten(file, processor, rules.tokens_per_row) if rules.cut and processor is not None else file
+
+
+def usable_records(
+    file: Index, rules: SelectionRules, selected_kinds: Sequence[str] | None
+) -> tuple[np.ndarray, list[Fault]]:
+    """Return the good records of the selected kinds that a stage can train on, and a fault for each of the others."""
+    faults = _without_kind(file, selected_kinds) if selected_kinds else []
+    records = file.of_kind(selected_kinds)
+    if rules.pair_documents:
+        is_pair = file.columns["rejected_answer"][records] > 0
+        faults += _without_pair(file, records[~is_pair])
+        records = records[is_pair]
+    fits = file.lengths[records] <= (rules.tokens_per_row or np.inf)
+    return records[fits], faults + _too_long(file, records[~fits], rules.tokens_per_row)
 
 
 def _take(
@@ -156,7 +157,7 @@ def known_kinds(file: Index) -> list[str]:
     return sorted({*file.kinds, *(fault.kind for fault in file.faults)})
 
 
-def without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
+def _without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
     """Return a fault for each record without a kind, for recipes that select records by their kind."""
     faults = []
     for record in file.of_kind([""]).tolist():
@@ -170,12 +171,18 @@ def without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
     return faults
 
 
+def remarks_on_pairs(file: Index, records: np.ndarray) -> list[str]:
+    """Return the message for a stage without preference tuning, if it trains on records that are preference pairs."""
+    pairs = count_pairs(file, records)
+    return [f"{file.data.name}: {pairs:,} preference pairs: only their chosen answers are trained on"] if pairs else []
+
+
 def count_pairs(file: Index, records: np.ndarray) -> int:
     """Return how many of the records are preference pairs."""
     return int((file.columns["rejected_answer"][records] > 0).sum())
 
 
-def as_pairs(file: Index, documents: int) -> Index:
+def _as_pairs(file: Index, documents: int) -> Index:
     """Return the index with the lengths of pairs: the chosen side, the rejected one, and with 3 documents the chosen
     one again after a damaged image. Other records keep their lengths.
 
@@ -191,10 +198,10 @@ def as_pairs(file: Index, documents: int) -> Index:
     return replace(file, columns=columns, lengths=lengths)
 
 
-def without_pair(file: Index, records: np.ndarray) -> list[Fault]:
-    """Return a fault for each record that is not a preference pair, for stages with `objective: dpo`."""
+def _without_pair(file: Index, records: np.ndarray) -> list[Fault]:
+    """Return a fault for each of these records, which are not preference pairs, for stages with `objective: dpo`."""
     faults = []
-    for record in records[file.columns["rejected_answer"][records] == 0].tolist():
+    for record in records.tolist():
         error = RecordError(
             file.location(record),
             "rejected",
@@ -213,10 +220,10 @@ def refuse_unknown_kinds(known: Iterable[str], kinds: tuple[str, ...], name: str
     )
 
 
-def too_long(file: Index, tokens_per_row: int | None) -> list[Fault]:
-    """Return a fault for every sample that is longer than a packed row and cannot be cut."""
+def _too_long(file: Index, records: np.ndarray, tokens_per_row: int | None) -> list[Fault]:
+    """Return a fault for each of these records, which are longer than a packed row and cannot be cut."""
     faults = []
-    for record in np.flatnonzero(file.lengths > (tokens_per_row or np.inf)).tolist():
+    for record in records.tolist():
         error = DataError(
             f"{file.location(record)}: {file.lengths[record]} tokens do not fit a row of {tokens_per_row}",
             "raise the stage's tokens_per_row, or shorten the sample",
@@ -231,14 +238,12 @@ def _fault(file: Index, record: int, reason: str, error: DataError) -> Fault:
     return Fault(reject, file.kinds[file.columns["kind"][record]], error, file.at(record))
 
 
-def shorten(file: Index, processor: Processor, tokens_per_row: int | None, *, cut_pairs: bool = True) -> Index:
+def _shorten(file: Index, processor: Processor, tokens_per_row: int | None) -> Index:
     """Return the index with samples of more than `tokens_per_row` tokens cut at the end of a turn.
 
-    Complete turns are kept from the beginning. A sample whose first turn is too long keeps its length, and without
-    `cut_pairs` a preference pair does.
+    Complete turns are kept from the beginning. A sample whose first turn is too long keeps its length.
     """
-    may_be_cut = cut_pairs | (file.columns["rejected_answer"] == 0)
-    long = np.flatnonzero(may_be_cut & (file.lengths > (tokens_per_row or np.inf))).tolist()
+    long = np.flatnonzero(file.lengths > (tokens_per_row or np.inf)).tolist()
     if tokens_per_row is None or not long:
         return file
     lengths, columns = file.lengths.copy(), dict(file.columns)

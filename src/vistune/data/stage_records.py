@@ -6,7 +6,7 @@ stage + recipe -> its data sources and processor -> StageRecords: selections for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vistune.data.selection import Selection, SelectionRules, known_kinds, refuse_unknown_kinds, select_records
 from vistune.errors import RecipeError, TooManyRejects
@@ -34,13 +34,43 @@ def processor_for(stage: Stage, processor: Processor) -> Processor:
     return fitted
 
 
+def rules_for(recipe: Recipe, source: DataSource) -> list[SelectionRules]:
+    """Return the rules of the stages that read a source's file, those with the longest rows first.
+
+    A file that the recipe does not name is treated like the recipe's `data`: it is read by the stages that name no data
+    themselves, or by all stages if each names some.
+    """
+    rules = [
+        replace(SelectionRules.of(stage, recipe.seed), kinds=named.kinds or stage.kinds)
+        for stage in recipe.stages
+        for named in (*_training_sources(recipe, stage), *_validation_sources(recipe, stage))
+        if named.file.absolute() == source.file.absolute()
+    ]
+    if not rules:
+        stages = [stage for stage in recipe.stages if stage.data is None and stage.shards is None] or recipe.stages
+        rules = [SelectionRules.of(stage, recipe.seed) for stage in stages]
+    return sorted(dict.fromkeys(rules), key=lambda each: -(each.tokens_per_row or 0))
+
+
+def _training_sources(recipe: Recipe, stage: Stage) -> Sequence[DataSource]:
+    """Return the files that a stage trains on; none if it reads shards."""
+    if stage.shards is not None:
+        return ()
+    return stage.data if stage.data is not None else recipe.data
+
+
+def _validation_sources(recipe: Recipe, stage: Stage) -> Sequence[DataSource]:
+    """Return the files of `validation.data`, if the stage is validated."""
+    return recipe.validation.data or () if recipe.validation is not None and is_validated(recipe, stage) else ()
+
+
 def read_stage(recipe: Recipe, stage: Stage, processor: Processor, progress: Progress) -> StageRecords:
     """Select and check a stage's records; shards are not read yet."""
-    sources = stage.data if stage.data is not None else recipe.data
+    sources = _training_sources(recipe, stage)
     if not sources and stage.shards is None:
         raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
     fitted = processor_for(stage, processor)
-    files = recipe.validation.data or () if recipe.validation is not None and is_validated(recipe, stage) else ()
+    files = _validation_sources(recipe, stage)
     validation = _select(recipe, stage, files, fitted, progress, f"plan {stage.name}'s validation") if files else []
     if stage.shards is not None:
         return StageRecords(stage, fitted, [], [], validation)
