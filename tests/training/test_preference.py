@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,6 +216,31 @@ def test_a_reference_that_is_missing_or_of_other_pairs_is_refused(
     with pytest.raises(DataError, match="does not fit stage dpo: it was computed for other pairs"):
         train(recipe, tmp_path / "run", resume=True)
     assert len(MetricsLog(tmp_path / "run" / "metrics.jsonl").read()) == 2
+
+
+def test_sigterm_while_the_reference_is_computed(make_recipe: MakeRecipe, pairs: Path, tmp_path: Path) -> None:
+    recipe = make_recipe({**DPO, "tokens_per_row": 400}, data=str(pairs), blind_check=0, workers=2)
+    measured: list[int] = []
+
+    @contextmanager
+    def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
+        def advance(count: int = 1, **event: object) -> None:
+            if label == "dpo reference":
+                measured.append(count)
+                if len(measured) == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        yield advance
+
+    with pytest.raises(Stopped, match="stage dpo: stopped before its first step"):
+        Run(recipe, tmp_path / "run", progress=progress).start(resume=False)
+    assert len(measured) == 1
+    assert not (tmp_path / "run" / "reference").exists()
+    Run(recipe, tmp_path / "run", progress=progress).start(resume=True)
+    assert sum(measured[1:]) == 12
+    again = train(recipe, tmp_path / "again")
+    ran = MetricsLog(tmp_path / "run" / "metrics.jsonl").read()
+    assert [row["loss_hex"] for row in ran] == [row["loss_hex"] for row in again]
 
 
 def test_samples_without_a_rejected_answer_are_refused(make_recipe: MakeRecipe, data: Path, tmp_path: Path) -> None:
