@@ -180,10 +180,11 @@ def _logits(certificate: Certificate, record: ConversationRecord, result: ProbeR
         return f"the program fails: {result.failure}"
     if result.steps.shape[-1] < certificate.vocabulary:
         return f"the vocabulary has {result.steps.shape[-1]} rows, expected {certificate.vocabulary} or more"
+    if len(result.steps) + result.omitted != len(record.positions):
+        return f"the program gives logits at {len(result.steps)} positions of the answer, expected {len(record.positions)}"
     tolerance = TOLERANCES[certificate.computed].logprobs
     logprobs = torch.log_softmax(result.steps[:, : certificate.vocabulary].double(), dim=-1)
-    # A program may have fewer positions: transformers does not compute those after an image token in an answer.
-    for index, (position, row) in enumerate(zip(record.positions, logprobs, strict=False)):
+    for index, (position, row) in enumerate(zip(record.positions[: len(logprobs)], logprobs, strict=True)):
         theirs = {token: float(row[token]) for token in position.ids}
         difference = compare_position(position.by_id, theirs).difference
         if not difference <= tolerance:
