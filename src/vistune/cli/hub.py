@@ -16,8 +16,11 @@ def push(
     model: AnyModel,
     repo: Annotated[str, typer.Argument(help="Repository on the hub: OWNER/NAME.")],
     layout: Annotated[
-        str, typer.Option(help="Layout in which a run is exported before the upload: llava-hf or llava-original.")
-    ] = "llava-hf",
+        str | None,
+        typer.Option(
+            help="Layout in which a run is exported before the upload: llava-hf or llava-original. Default: llava-hf."
+        ),
+    ] = None,
     merge: Annotated[bool, typer.Option(help="Merge LoRA adapters into the weights.")] = False,
     license_name: Annotated[
         str | None, typer.Option("--license", help="Licence of the model by its name on the hub, such as apache-2.0.")

@@ -172,9 +172,7 @@ def export_model(
     return [*merges, *rows]
 
 
-def merge_exported(
-    exported: ExportedModel, out: Path
-) -> tuple[ExportedModel, list[ParityRow], dict[str, ProbeResult]]:
+def merge_exported(exported: ExportedModel, out: Path) -> tuple[ExportedModel, list[ParityRow], dict[str, ProbeResult]]:
     """Merge the model's adapters; return the merged model, the comparison of before and after, and the results after.
 
     Raises CheckpointError if the outputs change.
