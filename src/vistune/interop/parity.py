@@ -266,13 +266,13 @@ def _run_transformers(
         try:
             [tokens], _ = generate_greedily(model, inputs, GREEDY_TOKENS)
             answer = tokens if answer is None else answer
-            given = _before_image(answer[:-1], model)
-            added = torch.tensor([given], dtype=torch.int64, device=model.device)
+            before_image = _before_image(answer[:-1], model)
+            added = torch.tensor([before_image], dtype=torch.int64, device=model.device)
             longer = dict(inputs)
             longer["input_ids"] = torch.cat([inputs["input_ids"], added], dim=1)
             longer["attention_mask"] = torch.ones_like(longer["input_ids"])
             steps = model(**longer).logits[0, prompt_length - 1 :].float().cpu()
-            omitted = len(answer[:-1]) - len(given)
+            omitted = len(answer[:-1]) - len(before_image)
             result = replace(result, logits=steps[0], tokens=tokens, steps=steps, omitted=omitted)
         except (ValueError, RuntimeError, IndexError) as error:  # for example other numbers of slots and features
             result = replace(result, failure=reason_of(error))

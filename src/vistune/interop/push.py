@@ -135,8 +135,8 @@ def refuse_export_options(folder: Path, options: PushOptions) -> None:
     """Raise RecipeError for options that have no effect on a folder that is uploaded as it is."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder", "check the path")
-    given = {"--layout": options.layout is not None, "--merge": options.merge}
-    if names := [name for name, is_given in given.items() if is_given]:
+    export_options = {"--layout": options.layout is not None, "--merge": options.merge}
+    if names := [name for name, is_set in export_options.items() if is_set]:
         raise RecipeError(
             f"{', '.join(names)}: {folder} is not a run or a model folder of vistune, so it is uploaded unchanged",
             "remove the option, or push the run",
