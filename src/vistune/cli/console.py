@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vistune.cli.log import in_language, print_message, stderr
+from vistune.cli.log import in_language, phrase, print_message, stderr
 from vistune.cli.progress import progress_bar
 from vistune.cli.settings import current_language
 
@@ -48,6 +48,11 @@ def print_lines(*lines: str | Text) -> None:
 def count_of(number: int, noun: str) -> str:
     """Format a count with its noun: "1 row", "1,200 rows"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def say(template: str, **fields: object) -> str:
+    """Fill a template in the user's language."""
+    return phrase(template, current_language(), **fields)
 
 
 def in_users_language(message: str) -> str:
