@@ -18,6 +18,7 @@ from vistune.generation import greedy_batch, read_messages
 from vistune.interop.agreement import Agreement
 from vistune.interop.certificate import POSITIONS, Certificate, library_versions, read_certificate
 from vistune.interop.folders import read_tensors, readable_config
+from vistune.interop.layouts import adapters_base
 from vistune.interop.load import load
 from vistune.interop.parity import (
     GREEDY_SETTINGS,
@@ -188,7 +189,9 @@ def run_transformers(folder: Path, certificate: Certificate, device: str) -> tup
 
     device = resolve_device(device)
     dtype = torch.float32 if device == "cpu" else getattr(torch, certificate.computed)
-    whole = base_folder(folder) if certificate.layout == "peft" else folder
+    whole = folder
+    if certificate.layout == "peft":
+        whole = adapters_base(folder, str(read_json(folder / "adapter_config.json").get("base_model_name_or_path")))
     with readable_config(folder):
         model, report = _load_model(whole, dtype=dtype)
         if whole != folder:
@@ -205,15 +208,6 @@ def run_transformers(folder: Path, certificate: Certificate, device: str) -> tup
     del model
     gc.collect()
     return program, report
-
-
-def base_folder(folder: Path) -> Path:
-    """Return the base model of a PEFT folder. Raises CheckpointError if it is not a folder."""
-    name = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
-    for base in (folder / name, Path(name)):
-        if base.is_dir():
-            return base
-    raise CheckpointError(f"{folder}: its base model {name} is not a folder", "download it, and name it in the config")
 
 
 def _load_model(folder: Path, **settings: Any) -> tuple[Any, WeightReport]:

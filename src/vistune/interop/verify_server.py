@@ -6,7 +6,7 @@ the tower's size also test the tower and the projector. Conversations with a wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,9 +238,10 @@ def _results(
 def _together(certificate: Certificate, server: OpenAIServer, replies: Mapping[str, Reply]) -> StageResult | None:
     """Return the language model's stage as different if answers change when they are asked at once."""
     messages = certificate.messages()
-    ask: Callable[[str], Reply] = lambda name: server.ask(  # noqa: E731
-        messages[name], len(certificate.conversations[name].tokens)
-    )
+
+    def ask(name: str) -> Reply:
+        return server.ask(messages[name], len(certificate.conversations[name].tokens))
+
     names = list(certificate.batch)
     with ThreadPoolExecutor(len(names)) as pool:
         for name, reply in zip(names, pool.map(ask, names), strict=True):

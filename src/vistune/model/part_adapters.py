@@ -48,7 +48,7 @@ def put_adapters(model: VisionLanguageModel, lora: Lora) -> None:
 
 
 def linear_layers(module: nn.Module) -> list[str]:
-    """Return the names of a module's linear layers; "" is none of them."""
+    """Return the names of the linear layers inside a module."""
     return [name for name, layer in module.named_modules() if name and isinstance(layer, nn.Linear)]
 
 
