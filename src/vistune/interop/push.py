@@ -117,7 +117,7 @@ def push_model(model: Path, repo: str, options: PushOptions) -> PushResult:
 def refuse_name(repo: str) -> None:
     """Raise RecipeError if the hub does not accept the name of a repository."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, without __all__
 
     try:
         validate_repo_id(repo)
