@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,14 @@ def test_a_message_is_translated_by_the_template_that_it_matches() -> None:
     assert translate_message("data.json: no such file", "cli/errors", "ko") == "data.json: 그런 파일이 없습니다"
     assert translate_message("something rare", "cli/errors", "ko") is None
     assert translate_message("data.json: no such file", "cli/errors", "en") is None
+
+
+@pytest.mark.parametrize("name", ["cli/errors", "cli/messages"])
+def test_every_template_translates_its_own_message(name: str) -> None:
+    """A template with little text of its own, such as `{name} is not known`, matches messages of others too."""
+
+    def filled(text: str) -> str:
+        return re.sub(r"\{(\w+)\}", r"<\1>", text)
+
+    for template, translation in catalogue(name, "ko").items():
+        assert translate_message(filled(template), name, "ko") == filled(translation)

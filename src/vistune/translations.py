@@ -16,6 +16,7 @@ from vistune.files import read_json
 from vistune.registry import guess
 
 LANGUAGES = {"en": "English", "ko": "한국어"}
+FIELD = re.compile(r"\{(\w+)\}")
 
 
 @cache
@@ -32,19 +33,20 @@ def catalogue(name: str, language: str) -> Mapping[str, Any]:
 
 
 def translate_message(message: str, name: str, language: str) -> str | None:
-    """Translate a message by the first template of a catalogue that matches it; None if none does.
+    """Translate a message by the template of a catalogue that has the most text in common with it; None if none fits.
 
     In a template `{name}` stands for any text, which the translation repeats at its own `{name}`.
     """
     for pattern, translation in _templates(name, language):
         if match := pattern.fullmatch(message):
-            return translation.format(**match.groupdict())
+            return FIELD.sub(lambda field: match[field[1]], translation)
     return None
 
 
 @cache
 def _templates(name: str, language: str) -> list[tuple[re.Pattern[str], str]]:
+    texts = catalogue(name, language).items()
     return [
         (re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*?)", re.escape(template)), re.DOTALL), translation)
-        for template, translation in catalogue(name, language).items()
+        for template, translation in sorted(texts, key=lambda pair: len(FIELD.sub("", pair[0])), reverse=True)
     ]
