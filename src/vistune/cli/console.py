@@ -50,11 +50,6 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def say(template: str, **fields: object) -> str:
-    """Fill a template in the user's language."""
-    return phrase(template, current_language(), **fields)
-
-
 def in_users_language(message: str) -> str:
     """Translate a message of a run; it stays English if it has no translation."""
     return in_language(message, current_language())
