@@ -24,7 +24,6 @@ from vistune.cli.console import (
     print_lines,
     print_message,
     progress_bar,
-    stderr,
     stdout,
 )
 from vistune.cli.log import phrase
@@ -293,7 +292,7 @@ def serve(
     )
 
     def announce(address: str) -> None:
-        stderr.print(f"{settings.name}: {address}/v1, web page at {address}/ (stop with Ctrl-C)", soft_wrap=True)
+        print_message(f"{settings.name}: {address}/v1, web page at {address}/ (stop with Ctrl-C)")
 
     api.serve(model, settings, device=device, dtype=dtype, quantize=quantize, announce=announce)
 
