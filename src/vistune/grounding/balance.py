@@ -127,7 +127,7 @@ class _Candidates:
 
     def draw(self, balance: AnswerBalance, seed: float, most: int) -> list[Item]:
         """Choose questions, and keep them at the rates of the balance."""
-        rng = random.Random(f"{balance.draw}/{seed}")
+        rng = _rng(balance.draw, seed)
         accepted = [item for item in self.choose(rng) if rng.random() < balance.rate(item[1])]
         rng.shuffle(accepted)
         return sorted(accepted[:most], key=lambda item: min(_ORDER.index(_aspect(item[1])), 2))
@@ -195,13 +195,16 @@ def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> Answer
         conversations: (seed, scene). The seed is that of the generator which `choose` is called with.
         most: Questions of a conversation.
     """
-    scenes = sorted(conversations, key=lambda item: hashlib.sha256(item[0].encode()).digest())[:FITTED]
-    balance = count_labels(scene for _, scene in scenes)
-    draws = min(MOST_DRAWS, FITTED // max(1, len(scenes)))
-    for _ in range(PASSES):  # the last one gives the rates, the others the preferences
+    scenes = sorted(conversations, key=lambda item: hashlib.sha256(item[0].encode()).digest())
+    sample = scenes[:FITTED]
+    balance = count_labels(scene for _, scene in sample)
+    draws = min(MOST_DRAWS, FITTED // max(1, len(sample)))
+    for chosen_from in (*[sample] * (PASSES - 1), scenes):  # the last fit gives the rates, the others the preferences
         balance = replace(balance, preferences=(*balance.preferences, balance.rates))
-        balance = replace(balance, rates=_fit_rates(_chosen(scenes, balance, draws), draws))
-    items = [(random.Random(seed).random(), _Candidates(scene, balance)) for seed, scene in scenes]
+        balance = replace(balance, rates=_fit_rates(_chosen(chosen_from, balance, draws), draws))
+    if draws == 1:
+        return balance
+    items = [(_seed_of(name), _Candidates(scene, balance)) for name, scene in scenes]
     numbered = [replace(balance, draw=number) for number in range(draws)]
     return min(numbered, key=lambda each: _imbalance(c for s, of in items for _, c in of.draw(each, s, most)))
 
@@ -220,13 +223,27 @@ def _imbalance(contents: Iterable[Content]) -> float:
 
 
 def _chosen(scenes: Sequence[tuple[str, Scene]], balance: AnswerBalance, draws: int) -> Counter[Cell]:
-    """Count how often each cell is chosen in several draws for each scene; a small data set needs many."""
+    """Count how often each cell is chosen, with the random numbers of the conversations themselves.
+
+    With other random numbers, the counts of a rare key would differ from those of the conversations, so its rates would
+    favour one answer. A small data set needs several draws.
+    """
     counts = Counter[Cell]()
-    for seed, scene in scenes:
-        candidates, rng = _Candidates(scene, balance), random.Random(seed)
-        for _ in range(draws):
-            counts.update((tuple(_keys(content)), content.answer) for _, content in candidates.choose(rng))
+    for name, scene in scenes:
+        candidates, seed = _Candidates(scene, balance), _seed_of(name)
+        for number in range(draws):
+            chosen = candidates.choose(_rng(number, seed))
+            counts.update((tuple(_keys(content)), content.answer) for _, content in chosen)
     return counts
+
+
+def _seed_of(name: str) -> float:
+    """Return the seed that `choose` takes from the generator of a conversation."""
+    return random.Random(name).random()
+
+
+def _rng(draw: int, seed: float) -> random.Random:
+    return random.Random(f"{draw}/{seed}")
 
 
 def _keys(content: Content) -> Iterator[Key]:
