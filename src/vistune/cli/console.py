@@ -57,3 +57,8 @@ def count_of(number: int, noun: str) -> str:
 def in_users_language(message: str) -> str:
     """Translate a message of a run; it stays English if it has no translation."""
     return in_language(message, current_language())
+
+
+def fault_in_users_language(fault: str) -> str:
+    """Translate the fault of a record like the error that it would be in training."""
+    return in_language(fault, current_language(), "cli/errors")

@@ -90,9 +90,9 @@ def using(settings: Settings) -> Iterator[None]:
         CURRENT.reset(token)
 
 
-def in_language(message: str, language: str) -> str:
-    """Translate a message of a run; it stays English if it has no translation."""
-    return message if language == "en" else translate_message(message, "cli/messages", language) or message
+def in_language(message: str, language: str, name: str = "cli/messages") -> str:
+    """Translate a message by a catalogue; it stays English if it has no translation."""
+    return message if language == "en" else translate_message(message, name, language) or message
 
 
 def template_in(template: str, language: str) -> str:
