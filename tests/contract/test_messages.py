@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +49,29 @@ def is_put_together(message: str) -> bool:
 def test_every_korean_text_translates_a_message_of_the_program(catalogue: str) -> None:
     translations = json.loads((PACKAGE / "cli" / f"{catalogue}.ko.json").read_text(encoding="utf-8"))
     assert [message for message in translations if not is_printed(message)] == []
+
+
+def templates_of_the_command_line() -> Iterator[str]:
+    """Yield the templates that `say` and `phrase` are called with, and those of the counts of `count_of`."""
+    for file in sorted((PACKAGE / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Name("say") | ast.Name("phrase") | ast.Attribute(attr="phrase"),
+                    args=[ast.Constant(str(template)), *_],
+                ):
+                    yield template
+                case ast.Call(func=ast.Name("count_of"), args=[_, ast.Constant(str(noun))]):
+                    yield from (f"{{count}} {noun}", f"{{count}} {noun}s")
+
+
+def test_every_template_of_the_command_line_has_a_korean_one() -> None:
+    translations = json.loads((PACKAGE / "cli" / "phrases.ko.json").read_text(encoding="utf-8"))
+    templates = list(templates_of_the_command_line())
+    assert len(templates) > 50
+    assert sorted({*templates} - translations.keys()) == []
+    for english, korean in translations.items():
+        assert sorted(re.findall(r"\{[^}]*\}", english)) == sorted(re.findall(r"\{[^}]*\}", korean)), english
 
 
 def test_every_page_that_a_message_names_exists() -> None:

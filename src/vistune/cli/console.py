@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated
 
@@ -11,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vistune.cli.log import in_language, phrase, print_message, stderr
+from vistune.cli.log import in_language, phrase, print_message
 from vistune.cli.progress import progress_bar
-from vistune.cli.settings import current_language
+from vistune.cli.settings import current_language, is_first_process
 
-__all__ = ["in_language", "print_message", "progress_bar", "stderr"]
+__all__ = ["in_language", "is_first_process", "print_message", "progress_bar"]
 
 stdout = Console(highlight=False, emoji=False, markup=False)  # ids, paths and answers may contain brackets
 
@@ -45,9 +44,14 @@ def print_lines(*lines: str | Text) -> None:
         stdout.print(line, soft_wrap=True)
 
 
+def say(template: str, **fields: object) -> str:
+    """Fill a template of this package in the user's language."""
+    return phrase(template, current_language(), **fields)
+
+
 def count_of(number: int, noun: str) -> str:
-    """Format a count with its noun: "1 row", "1,200 rows"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Format a count with its noun in the user's language: "1 sample", "1,200 samples", "샘플 1,200개"."""
+    return say(f"{{count}} {noun}{'' if number == 1 else 's'}", count=f"{number:,}")
 
 
 def in_users_language(message: str) -> str:
@@ -55,11 +59,6 @@ def in_users_language(message: str) -> str:
     return in_language(message, current_language())
 
 
-def say(template: str, **fields: object) -> str:
-    """Fill a template in the user's language."""
-    return phrase(template, current_language(), **fields)
-
-
-def is_first_process() -> bool:
-    """Return whether this is the only process or the first of torchrun's, which prints the results."""
-    return os.environ.get("RANK", "0") == "0"
+def fault_in_users_language(fault: str) -> str:
+    """Translate the fault of a record like the error that it would be in training."""
+    return in_language(fault, current_language(), "cli/errors")
