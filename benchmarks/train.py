@@ -205,6 +205,8 @@ def main() -> None:
         print(json.dumps(losses(given.losses)))
         return
     unknown = {pair.partition(":")[0] for pair in given.who.split(",")} - {*OURS, *KEPT, *PLAIN, "trl", *TRL_AT_ONCE}
+    if given.trl is not None and "trl:" in given.who and not (given.shared / "bench" / "peer_trl.py").is_file():
+        parser.error(f"--shared {given.shared}: has no bench/peer_trl.py, which runs TRL as it comes")
     if unknown:
         parser.error(f"--who: unknown {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
