@@ -67,6 +67,7 @@ def train(work: Path, setup: Setup, device: str, at_once: int) -> Steps:
         use_cpu=device == "cpu", report_to=[], save_strategy="no", logging_steps=1, max_length=None,
         gradient_checkpointing=setup.recompute, torch_compile=setup.compiled, remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True}, assistant_only_loss=True, lr_scheduler_type="constant",
+        dataloader_num_workers=0 if device == "cpu" else 4,
     )  # fmt: skip
     trainer = SFTTrainer(
         model=peer_model(work, setup, device, narrow=bf16),

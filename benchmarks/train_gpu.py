@@ -8,7 +8,8 @@ LoRA hold the frozen weights in bf16; QLoRA holds the language model in NF4 like
 (recomputed, rows of 2,048 tokens), and the allocator gets 24 GB at most; full tuning holds fp32 weights under autocast
 with AdamW. Both sides recompute the language model in QLoRA and in full tuning. Every measurement is a process of its
 own; one that fails or exceeds what is left of the stage's `--limit` is a row of the result, and does not stop the
-others. Name `ours` or `compiled` before the peers: their FLOPs count the peers' MFU.
+others. Name `ours` or `compiled` before the peers: their FLOPs count the peers' MFU. The plain loop's batches are made
+before its clock runs, and TRL has four workers; ours reads, decodes and packs within its time.
 
 MFU: FLOPs that must be computed (planner/work.py), per second, over the measured rate of bf16 products and over the
 data sheet's; peers are counted with the FLOPs of ours on the same samples. Memory is what the allocator gave out at
