@@ -72,10 +72,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["VISTUNE_CACHE"] = str(folder / "cache")
-        write_images(folder, given.images)
-        write_rows(folder / "rows.json", given.rows, given.images)
-        write_rows(folder / "few.json", given.images, given.images)
-        size = sum(path.stat().st_size for path in folder.glob("*.jpg")) / given.images / 1e3
+        write_images(folder, given.pictures)
+        write_rows(folder / "rows.json", given.rows, given.pictures)
+        write_rows(folder / "few.json", given.pictures, given.pictures)
+        size = sum(path.stat().st_size for path in folder.glob("*.jpg")) / given.pictures / 1e3
         processor = recipe_processor(load_recipe("quickstart"))
         source = [DataSource(file=folder / "rows.json")]
         timed("read and proved", "rows", given.rows, source, None, images=False)
@@ -83,7 +83,7 @@ def main() -> None:
         timed("the same again, out of the cache", "rows", given.rows, source, processor, images=False)
         cores = len(os.sched_getaffinity(0))
         few = [DataSource(file=folder / "few.json")]
-        timed(f"decoded, {size:.0f} kB each, {cores} cores", "pictures", given.images, few, None)
+        timed(f"decoded, {size:.0f} kB each, {cores} cores", "pictures", given.pictures, few, None)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What checkpoints cost the loop: seconds that saving in the background takes from it, as a share of a minute.
 
-python benchmarks/checkpoint.py [--shared ../shared] [--stages stage1,lora,full] [--steps 24] [--rows 665298]
+python benchmarks/checkpoint.py [--shared ../shared] [--stages stage1,lora,full] [--steps 24] [--rows 665298] [--tiny]
 
 The real run on the backbones of benchmarks/train.py (CLIP 8x384, Llama 8x512), with two checkpoints a run, written by
 the run's own thread. Lost is what the steps took beyond their median from one checkpoint's beginning until it is on
@@ -23,8 +23,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from machine import Results, add_json
+from ours import SAMPLES, Setup, recipe_of
+from pairs import prepare
 from PIL import Image
-from train import SAMPLES, prepare, recipe_of
 
 MINUTE = 60.0
 TOKENS_PER_ROW = 2048
@@ -38,9 +40,8 @@ def run(work: Path, stage: str, steps: int) -> dict[str, float]:
     from vistune.training import Run
     from vistune.training.checkpointing import Saver
 
-    tree = recipe_of(work, stage, "fp32", steps, TOKENS_PER_ROW).model_dump(
-        mode="json", exclude_none=True, by_alias=True
-    )
+    setup = Setup(stage, "fp32", steps, TOKENS_PER_ROW)
+    tree = recipe_of(work, setup).model_dump(mode="json", exclude_none=True, by_alias=True)
     tree["stages"][0]["save_every"] = steps // 3
     out = work / f"run-{stage}"
     writing: list[tuple[float, float]] = []
@@ -159,25 +160,33 @@ def main() -> None:
     parser.add_argument("--stages", default="stage1,lora,full")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rows", type=int, default=0)
+    parser.add_argument("--tiny", action="store_true", help="tiny backbones, which shows only that the script runs")
+    add_json(parser)
     given = parser.parse_args()
+    results = Results.begin(given.json)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         os.environ["VISTUNE_CACHE"] = str(work / "cache")
         if given.stages:
-            prepare(work, given.shared, SAMPLES * given.steps)
+            prepare(work, given.shared, SAMPLES * given.steps, "tiny" if given.tiny else "small")
         for stage in filter(None, given.stages.split(",")):
             found = run(work, stage, given.steps)
-            print(
+            results.add(
                 f"{stage}: step {found['step_s']:.2f} s; checkpoint {found['mb']:.0f} MB, written in "
                 f"{found['written_s']:.2f} s, holds the loop up {found['lost_s']:.2f} s: "
                 f"{found['lost_s'] / MINUTE:.1%} of the time at one a minute",
-                flush=True,
+                stage=stage,
+                **found,
             )
         if given.rows:
             first, again, began = resume(given.rows, work)
-            print(
+            results.add(
                 f"{given.rows:,} rows: read and planned in {first:.1f} s; resumed, planned in {again:.1f} s, and from "
-                f"the loaded model to the first step {began:.1f} s"
+                f"the loaded model to the first step {began:.1f} s",
+                rows=given.rows,
+                planned_s=first,
+                planned_again_s=again,
+                first_step_s=began,
             )
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import resident
 
 from vistune.datagen import filter_captions
 
@@ -61,11 +61,11 @@ def write_captions(path: Path, captions: int, seed: int) -> None:
 
 
 def choose(source: Path, out: Path, result: Any) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = resident() / 2**20
     began = time.monotonic()
     chosen = filter_captions(source, out)
     took = time.monotonic() - began
-    result.put((chosen, took, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    result.put((chosen, took, before, resident() / 2**20))
 
 
 def main() -> None:

@@ -13,13 +13,14 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from machine import resident
 
 from vistune.datagen import (
     GenerationConfig,
@@ -121,7 +122,7 @@ def ours(url: str, requests: int, concurrency: int) -> None:
 def measured(role: Any, result: Any, *given: Any) -> None:
     began = time.monotonic()
     role(*given)
-    result.put((time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    result.put((time.monotonic() - began, resident() / 2**20))
 
 
 def main() -> None:

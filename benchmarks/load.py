@@ -4,8 +4,8 @@ python benchmarks/load.py [--gigabytes 2.0] [--layout llava-original|llava-hf|ou
 
 Makes a random Llama of that size (fp16) with a small CLIP tower and a projector in the layout, in a temporary folder,
 then loads, imports or exports it (to the original's layout, its parity check included) in a process of its own. "Peak"
-is that process's most resident memory less what it holds before; "own" leaves out what is mapped in from files, which the
-system drops where it needs the room (seen every 20 ms). An export computes in fp32, twice these weights.
+is that process's most resident memory less what it holds before; "own" leaves out what is mapped in from files, which
+the system drops where it needs the room (seen every 20 ms). An export computes in fp32, twice these weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from threading import Thread
 from typing import Any
+
+from machine import resident
 
 
 def make(folder: Path, gigabytes: float) -> int:
@@ -75,7 +77,7 @@ def work(folder: str, layout: str, verb: str, result: Any) -> None:
     from vistune.interop import export, layouts
     from vistune.runs import checkpoint
 
-    before, own = memory("VmHWM"), [memory("RssAnon")]
+    before, own = resident("VmHWM"), [resident("RssAnon")]
     began = time.perf_counter()
     Thread(target=progress, args=(own,), daemon=True).start()
     if verb == "load":
@@ -86,19 +88,13 @@ def work(folder: str, layout: str, verb: str, result: Any) -> None:
         export.import_model(Path(folder), Path(f"{folder}-imported"))
     else:
         export.export_model(Path(folder), Path(f"{folder}-exported"), layout="llava-original")
-    result.put((time.perf_counter() - began, memory("VmHWM") - before, max(own) - own[0]))
+    result.put((time.perf_counter() - began, resident("VmHWM") - before, max(own) - own[0]))
 
 
 def progress(own: list[int]) -> None:
     while True:
-        own.append(memory("RssAnon"))
+        own.append(resident("RssAnon"))
         time.sleep(0.02)
-
-
-def memory(kind: str) -> int:
-    """Bytes of this process, as /proc tells; `ru_maxrss` would count the parent's from before exec."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{kind}:")[1].split()[0]) * 1024
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ Lengths are made up: a picture of 576 slots and 30 to 1,200 tokens of text. One 
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 
 import numpy as np
+from machine import resident
 
 from vistune.data import plan_stage
 
@@ -29,7 +29,7 @@ def main() -> None:
     seconds = time.perf_counter() - began
     rows = sum(map(len, plan.steps))
     filled = sum(lengths) / (rows * given.tokens_per_row)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak = resident() // 2**20
     print(
         f"{given.samples:,} samples, {steps:,} steps, {rows:,} rows {filled:.1%} full: {seconds:.1f} s, peak {peak} MB"
     )

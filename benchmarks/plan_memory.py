@@ -1,7 +1,9 @@
-"""What `vistune plan` foresees beside what a run takes: python benchmarks/plan_memory.py [--case NAME] [--steps 4]
+"""Memory and time that `vistune plan` predicts, and those of a run: python benchmarks/plan_memory.py [--case NAME]
+    [--steps 4] [--json FILE]
 
 Eight stages over random backbones (CLIP 4x256 at 112 pixels, Llama 8x512 of 16,000 tokens), each a process of its own.
-Memory is the most resident memory of the real training, less what the process held before. `--vision FOLDER --language
+Memory is the largest resident memory of the whole process (VmHWM), and predicted as the plan does for a CPU, with its
+allowance for Python and libraries. `--vision FOLDER --language
 FOLDER` measures real backbones instead, with shuffle2x2 and chatml. Time is the median step's in one thread, foreseen
 from rates measured between the steps: what other work on the machine slows, it slows for both.
 """
@@ -20,6 +22,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from machine import Results, add_json, resident
 
 from vistune.cli.app import TUNABLES
 
@@ -119,7 +123,7 @@ def measured(folder: Path, name: str, steps: int, real: dict[str, str] | None) -
     from vistune.data.stages import plan_stages
     from vistune.interop.load import recipe_processor
     from vistune.model.kernel_caches import limit_kernel_caches
-    from vistune.planner.memory import memory
+    from vistune.planner.memory import PROCESS, memory
     from vistune.planner.sizes import load_of, setup_of, sizes_of
     from vistune.planner.work import Device, seconds, this_cpu
     from vistune.progress import no_progress
@@ -135,7 +139,6 @@ def measured(folder: Path, name: str, steps: int, real: dict[str, str] | None) -
     limit_kernel_caches()
     torch.ones(64, 64) @ torch.ones(64, 64)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = held("VmRSS")
     took: list[float] = []
     rates: list[Device] = []
     train_step = Trainer.train_step
@@ -150,17 +153,11 @@ def measured(folder: Path, name: str, steps: int, real: dict[str, str] | None) -
     Trainer.train_step = timed  # type: ignore[method-assign]
     Run(recipe, Path(tempfile.mkdtemp(dir=folder)), progress=no_progress).start(resume=False)
     return {
-        "foreseen": foreseen.total,
-        "held": held("VmHWM") - before,
+        "foreseen": foreseen.total + PROCESS,
+        "held": resident(),
         "step": statistics.median(seconds(sizes, setup, load, device) for device in rates) / steps,
         "took": statistics.median(took[1:]),
     }
-
-
-def held(what: str) -> float:
-    """Bytes of this process's resident memory, now (VmRSS) or at most (VmHWM)."""
-    status = Path("/proc/self/status").read_text()
-    return 1024.0 * int(status.split(f"{what}:")[1].split()[0])
 
 
 def in_a_child(call: Callable[[], Any]) -> Any:
@@ -188,6 +185,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--vision", type=Path)
     parser.add_argument("--language", type=Path)
+    add_json(parser)
     given = parser.parse_args()
     if (given.vision is None) != (given.language is None):
         parser.error("give both --vision and --language, or neither")
@@ -197,17 +195,19 @@ def main() -> None:
     import vistune.api  # noqa: F401  here, so that no child imports it again
     from vistune.training import Run  # noqa: F401
 
+    results = Results.begin(given.json)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["VISTUNE_CACHE"] = str(folder / "cache")
         in_a_child(lambda: (write_backbones(folder), write_data(folder, 96)))
-        print("| stage | memory foreseen | measured | off by | a step foreseen | measured | off by |")
+        print("| stage | memory predicted | measured | error | step predicted | measured | error |")
         print("| --- " * 7 + "|", flush=True)
         for case in [given.case] if given.case else CASES:
             found = in_a_child(lambda case=case: measured(folder, case, given.steps, real))
             memory, step = found["foreseen"] / found["held"] - 1, found["step"] / found["took"] - 1
-            print(f"| {case} | {found['foreseen'] / 1e6:,.0f} MB | {found['held'] / 1e6:,.0f} MB | {memory:+.0%} "
-                  f"| {found['step']:.2f} s | {found['took']:.2f} s | {step:+.0%} |", flush=True)  # fmt: skip
+            results.add(f"| {case} | {found['foreseen'] / 1e6:,.0f} MB | {found['held'] / 1e6:,.0f} MB | {memory:+.0%} "
+                  f"| {found['step']:.2f} s | {found['took']:.2f} s | {step:+.0%} |",
+                        case=case, **found)  # fmt: skip
 
 
 if __name__ == "__main__":

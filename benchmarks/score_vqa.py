@@ -13,11 +13,12 @@ import argparse
 import json
 import multiprocessing
 import random
-import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from machine import resident
 
 from vistune.evaluation import TASKS, score
 
@@ -79,7 +80,7 @@ def measure(folder: Path, results: Any) -> None:
     began = time.perf_counter()
     found = score("vqav2", TASKS["vqav2"](folder), folder / "predictions.json")
     seconds = time.perf_counter() - began
-    results.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, found.to_dict()["metrics"]))
+    results.put((seconds, resident() // 2**20, found.to_dict()["metrics"]))
 
 
 def main() -> None:

@@ -1,20 +1,22 @@
-"""Training speed and memory beside what people use today: the same weights, data and batch, side by side in one run.
+"""Training speed and memory of vistune and of its peers at their best, over the same weights, data and batch.
 
-python benchmarks/train.py [--shared ../shared] [--stages stage1,lora,full] [--rounds 3] [--steps 6] [--trl FOLDER]
-    [--who ours:fp32,compiled:fp32,kept:fp32,ours:bf16,plain:bf16,plain:fp32,single:bf16,trl:bf16]
-    [--tokens-per-row 2048]
+python benchmarks/train.py [--pair small|tiny|FOLDER] [--stages stage1,lora,full] [--rounds 3] [--steps 6]
+    [--who ours:fp32,compiled:fp32,...] [--trl FOLDER] [--tokens-per-row 2048] [--shared ../shared] [--json FILE]
 
-Backbones and data are those of shared/bench: CLIP 8x384 at 336 pixels (576 slots), Llama 8x512 with the Llama
-tokenizer's 32,000 tokens, real photographs and GPT-4's texts; 8 samples a step. Peers: a plain loop over transformers'
-LlavaForConditionalGeneration (padded batch, AdamW; bf16 autocast and fp32; `single`: a sample at a time, gradients
-added, which takes less memory), and TRL's SFTTrainer where `--trl` names a folder that holds it. Ours packs the same 8
-samples into rows of `--tokens-per-row`; `compiled`: layers by torch.compile, four steps to warm up; `kept`: with the
-tower's features on disk, as every epoch but the first is (`kept-compiled`: both). First the losses of one
-batch are compared at equal masks. Each measurement is a process of its own, the rounds are interleaved, and of each the
-median step counts. "Peak" is the process's most resident memory. MFU: FLOPs that the step needs (planner/work.py:
-forward and backward of what must be computed, the causal half of attention within documents, no weight gradient of
-frozen parts, logits of supervised positions) by second, over the rate of a large product in that precision, measured in
-the same process; of `kept` the tower is not needed.
+Pairs are described in pairs.py; FOLDER is one that shared/real/make_backbones.py wrote (DINOv2-S and SmolLM2-135M).
+Both sides have the same number of image tokens, an `mlp2x_gelu` projector and no norm between tower and projector,
+because transformers' LLaVA has none. First, the losses of one batch are compared at equal masks. 8 samples per step.
+
+ours, compiled        the trainer of `vistune train` on rows of --tokens-per-row, plain and with compiled layers
+kept, kept-compiled   the same with the tower's features on disk, as in every epoch but the first
+plain                 a padded batch of 8 over transformers' LlavaForConditionalGeneration
+single, sorted2, sorted4, and each with -compiled: the same loop at its best; see peers.py
+trl                   TRL's SFTTrainer as it comes (shared/bench/peer_trl.py), a padded batch of 8
+trl-single, trl-pairs TRL at its best, one or two samples at a time; see peer_trl.py
+
+TRL needs `--trl`, a folder that has it. Each measurement is a process of its own; the rounds are interleaved; the
+median step counts. Peak is the process's largest resident memory (VmHWM). MFU: FLOPs that the step needs
+(planner/work.py) per second, over the rate of a large product in that precision, measured in the same process.
 """
 
 from __future__ import annotations
@@ -22,146 +24,88 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-SAMPLES = 8
-WARM = {False: 2, True: 4}  # steps that do not count; compiled or not
-RATE = 1e-4
-ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+from machine import Results, add_json, resident, run_child
+from ours import SAMPLES, Setup, recipe_of
+from pairs import Pair, prepare
+
+OURS = ("ours", "compiled")  # `kept` needs an earlier epoch, so the ratios do not count it
+KEPT = ("kept", "kept-compiled")
+PLAIN = ("plain", "single", "sorted4", "sorted2", "plain-compiled", "single-compiled", "sorted4-compiled",
+         "sorted2-compiled")  # fmt: skip
+TRL_AT_ONCE = {"trl-single": 1, "trl-pairs": 2}
+WHO = ("ours:fp32,compiled:fp32,kept-compiled:fp32,compiled:bf16,plain:fp32,plain:bf16,single:fp32,single:bf16,"
+       "sorted2:fp32,sorted2:bf16,single-compiled:fp32,single-compiled:bf16,trl:bf16,trl-single:fp32,"
+       "trl-single:bf16,trl-pairs:bf16")  # fmt: skip
+EXTRA_WARM = 2  # steps more that a compiled run warms up
 
 
-def recipe_of(
-    work: Path,
-    stage: str,
-    precision: str,
-    steps: int,
-    tokens_per_row: int,
-    *,
-    compiles: bool = False,
-    keep: bool = False,
-) -> Any:
-    """The same stage as a recipe of ours."""
-    from vistune.recipe import validate
-
-    learn = {
-        "stage1": {"projector": RATE},
-        "lora": {"projector": RATE, "adapters": RATE},
-        "full": {"projector": RATE, "language": RATE},
-    }[stage]
-    tree: dict[str, Any] = {
-        "name": stage,
-        "learn": learn,
-        "steps": steps,
-        "samples_per_step": SAMPLES,
-        "tokens_per_row": tokens_per_row,
-        "cache_features": "on" if keep else "off",
-        "compile": "on" if compiles else "off",
-        "schedule": "constant",
-        "warmup_share": 0,
-        "precision": precision,
-    }
-    if stage == "lora":
-        tree["lora"] = {"rank": 128, "alpha": 256}
-    model = {"vision": str(work / "vision"), "language": str(work / "llm"), "template": "v1"}
-    return validate({"model": model, "data": [{"file": work / "data.json", "images": work / "images"}],
-                     "stages": [tree], "workers": 1}, "benchmark")  # fmt: skip
-
-
-def ours(
-    work: Path, stage: str, precision: str, steps: int, tokens_per_row: int, **how: bool
-) -> tuple[list[float], float]:
-    """Seconds of each step of the real trainer, and the share of this machine's speed that they use (MFU)."""
+def measure(work: Path, who: str, setup: Setup) -> dict[str, Any]:
+    """Measure one implementation in this process; the first steps warm up."""
     import torch
 
-    from vistune.data.stages import plan_stages
     from vistune.planner.work import matmul_peak
-    from vistune.progress import no_progress
-    from vistune.training import Run
-    from vistune.training.stage import compiled
 
-    os.environ["VISTUNE_CACHE"] = str(work / "cache" / precision)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    matmul_peak("cpu", dtype)
-    recipe = recipe_of(work, stage, precision, steps, tokens_per_row, **how)
-    run = Run(recipe, work / "unused", progress=no_progress)
-    planned = plan_stages(recipe, run.processor, no_progress)[0][0]
-    model = run.first_model(None)
-    run.prepare(model, planned.stage, 0)
-    trainer = run.make_trainer(model, planned, 0).trainer
-    reports: list[Any] = []
-    with compiled(trainer, "single", 0.0, print):
-        trainer.run(0, reports.append)
-    seconds = [report.seconds for report in reports]
-    peak = matmul_peak("cpu", dtype)  # the faster of both: something may have held a core for one moment
-    rates = [report.flops / report.seconds for report in reports[WARM[how["compiles"]] :]]
-    return seconds, statistics.median(rates) / peak
+    dtype = torch.bfloat16 if setup.precision == "bf16" else torch.float32
+    if who in PLAIN:
+        import peers
+
+        steps = peers.train(work, who, setup)
+    else:
+        import ours
+
+        matmul_peak("cpu", dtype)
+        steps = ours.train(work, setup)
+    result = {"samples_per_s": SAMPLES / steps.median, "peak_mb": resident() // 2**20, "mfu": None}
+    if steps.flops_per_second is not None:  # the faster of both rates: other work may have held a core for a moment
+        result["mfu"] = steps.flops_per_second / matmul_peak("cpu", dtype)
+    return result
 
 
-def hf_model(work: Path, stage: str) -> Any:
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlavaForConditionalGeneration
+def measure_in_child(given: argparse.Namespace, work: Path, who: str, stage: str, precision: str) -> dict[str, Any]:
+    """Measure one implementation in a process of its own."""
+    environment: dict[str, str] = {}
+    steps = str(given.steps + (EXTRA_WARM if who.endswith("compiled") else 0))
+    here = Path(__file__).parent
+    if who == "trl":
+        script = given.shared / "bench" / "peer_trl.py"
+        named = {"stage1": "1"}.get(stage, stage)
+        command = [str(script), str(work), str(work / "data.json"), str(work / "images"), named,
+                   *(["--fp32"] if precision == "fp32" else [])]  # fmt: skip
+        import torch
 
-    model = LlavaForConditionalGeneration.from_pretrained(work / "llava-hf")
-    for name, parameter in model.named_parameters():
-        learns = "multi_modal_projector" in name or (stage == "full" and "vision_tower" not in name)
-        parameter.requires_grad_(learns)
-    if stage == "lora":
-        model = get_peft_model(model, LoraConfig(r=128, lora_alpha=256, target_modules=ADAPTED,
-                                                 modules_to_save=["multi_modal_projector"]))  # fmt: skip
-    return model
-
-
-def plain(work: Path, stage: str, precision: str, steps: int, at_once: int = SAMPLES) -> list[float]:
-    """A loop as one writes it over transformers: processor, padded batch, forward with labels, AdamW.
-
-    Fewer samples `at_once` add their gradients, each batch's mean loss weighing the same.
-    """
-    import torch
-    from PIL import Image
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(work / "llava-hf")
-    model = hf_model(work, stage).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE)
-    rows = json.loads((work / "data.json").read_text())
-    seconds = []
-    for step in range(steps):
-        began = time.perf_counter()
-        for first in range(step * SAMPLES, (step + 1) * SAMPLES, at_once):
-            texts, images = [], []
-            for row in rows[first : first + at_once]:
-                texts.append(processor.apply_chat_template(list(_messages(row)), tokenize=False))
-                images.append(Image.open(work / "images" / row["image"]).convert("RGB"))
-            batch = processor(text=texts, images=images, return_tensors="pt", padding=True)
-            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                loss = model(**batch, labels=labels.masked_fill(labels == 32000, -100)).loss
-            (loss * (at_once / SAMPLES)).backward()
-        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - began)
-    return seconds
-
-
-def _messages(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for number, turn in enumerate(row["conversations"]):
-        content = [{"type": "text", "text": turn["value"].replace("<image>\n", "")}]
-        if number == 0:
-            content = [{"type": "image"}, *content]
-        yield {"role": "user" if turn["from"] == "human" else "assistant", "content": content}
+        environment = {"T": str(torch.get_num_threads())}
+    elif who in TRL_AT_ONCE:
+        command = [str(here / "peer_trl.py"), str(work), stage, precision, "--steps", steps,
+                   "--at-once", str(TRL_AT_ONCE[who])]  # fmt: skip
+    else:
+        sizes = ["--steps", steps, "--tokens-per-row", str(given.tokens_per_row)]
+        command = [str(here / "train.py"), *sizes, "--one", str(work), who, stage, precision]
+    if who.startswith("trl"):
+        found = [str(given.trl.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(found)
+    done = run_child([sys.executable, *command], environment)
+    if done.code:
+        return {"failed": done.errors.strip().splitlines()[-1][-300:]}
+    last = next(line for line in reversed(done.out.splitlines()) if line.startswith(("RESULT", "{")))
+    if who == "trl":
+        values = dict(part.split("=") for part in last.split() if "=" in part)
+        return {"samples_per_s": float(values["samples/s"]), "peak_mb": done.peak_bytes // 2**20, "mfu": None}
+    result: dict[str, Any] = json.loads(last.removeprefix("RESULT "))
+    if who in TRL_AT_ONCE:
+        median = statistics.median(result["seconds"][result["warm"] :])
+        return {"samples_per_s": SAMPLES / median, "peak_mb": result["peak_bytes"] // 2**20, "mfu": None}
+    return result
 
 
 def losses(work: Path) -> tuple[float, float]:
-    """Mean loss of one step's rows, ours and transformers', over the same ids and labels."""
+    """Return the mean loss of one step's samples, ours and transformers', over the same ids, labels and pixels."""
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -171,7 +115,7 @@ def losses(work: Path) -> tuple[float, float]:
     from vistune.progress import no_progress
     from vistune.training import Run
 
-    recipe = recipe_of(work, "full", "fp32", 1, 16384)
+    recipe = recipe_of(work, Setup("full", "fp32", 1, tokens_per_row=16384))
     run = Run(recipe, work / "unused", progress=no_progress)
     planned = plan_stages(recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
@@ -179,119 +123,105 @@ def losses(work: Path) -> tuple[float, float]:
     peer = LlavaForConditionalGeneration.from_pretrained(work / "llava-hf").eval()
     theirs = peer.model.multi_modal_projector
     model.projector.load_state_dict(
-        {f"{place}.{name}": tensor for place, layer in ((0, theirs.linear_1), (2, theirs.linear_2))
+        {f"{index}.{name}": tensor for index, layer in ((0, theirs.linear_1), (2, theirs.linear_2))
          for name, tensor in layer.state_dict().items()}
     )  # fmt: skip
     words = model.head.weight.shape[0]  # the peer's head has more rows than its tokenizer has tokens
     peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight[:words])
     peer.config.text_config.vocab_size = words
+    image_token, total = Pair.read(work).image_token, 0.0
     with torch.no_grad():
         mine = next_token_loss(model.eval()(batch), model.head, batch.labels, batch.starts)
         normal = (batch.images.float() - model.vision.mean) / model.vision.std
-        total = 0.0
         for number, (begin, end) in enumerate(zip(batch.starts[:-1], batch.starts[1:], strict=True)):
-            ids = batch.input_ids[begin:end].masked_fill(batch.input_ids[begin:end] < 0, 32000)[None]
+            ids = batch.input_ids[begin:end].masked_fill(batch.input_ids[begin:end] < 0, image_token)[None]
             labels = batch.labels[begin:end][None]
             out = peer(input_ids=ids, pixel_values=normal[number][None], labels=labels)
             total += float(out.loss) * int((labels[:, 1:] != -100).sum())
     return float(mine.sum) / mine.count, total / mine.count
 
 
-def prepare(work: Path, shared: Path, samples: int) -> None:
-    """Backbones and data, made by the scripts beside the fixtures."""
-    photographs = shared / "data" / "coco-mini" / "train2017"
-    (work / "images").symlink_to(photographs.resolve())
-    scripts = shared / "bench"
-    tokenizer = shared / "data" / "llama-tokenizer"
-    for command in (
-        [str(scripts / "make_backbones.py"), str(work), str(tokenizer)],
-        [str(scripts / "make_data.py"), str(photographs), str(shared / "data" / "llava-coco30" / "gpt4_qa.jsonl"),
-         str(work / "data.json"), str(samples)],
-    ):  # fmt: skip
-        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+def compare(given: argparse.Namespace, work: Path, stage: str, results: Results) -> None:
+    """Measure all implementations of a stage, and print each and the ratios to the best of each family."""
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for number in range(given.rounds):
+        for who, precision in (pair.split(":") for pair in given.who.split(",")):
+            if who.startswith("trl") and given.trl is None:
+                continue
+            result = measure_in_child(given, work, who, stage, precision)
+            results.add(f"  ({stage}, round {number + 1}: {who} {precision}: {result})", stage=stage, round=number,
+                        who=who, precision=precision, **result)  # fmt: skip
+            if "failed" not in result:
+                runs.setdefault((who, precision), []).append(result)
+    print(f"\n{stage} (load {os.getloadavg()[0]:.1f})")
+    medians = {}
+    for (who, precision), listed in runs.items():
+        speeds = [run["samples_per_s"] for run in listed]
+        middle, peak = statistics.median(speeds), max(run["peak_mb"] for run in listed)
+        medians[who, precision] = (middle, peak)
+        used = [run["mfu"] for run in listed if run["mfu"] is not None]
+        share = f", MFU {statistics.median(used):.0%}" if used else ""
+        results.add(f"  {who:15} {precision}: {middle:7.3f} samples/s ({min(speeds):.3f}-{max(speeds):.3f}), "
+                    f"peak {peak:,} MB{share}", stage=stage, who=who, precision=precision, median=middle,
+                    peak_mb=peak)  # fmt: skip
+    mine = best(medians, OURS)
+    for name, family in (("the best plain loop", PLAIN), ("TRL at its best", ("trl", *TRL_AT_ONCE)),
+                         ("TRL as it comes", ("trl",))):  # fmt: skip
+        theirs = best(medians, family)
+        if mine is None or theirs is None:
+            continue
+        (our_speed, our_peak), (speed, peak) = medians[mine], medians[theirs]
+        results.add(f"  ours ({' '.join(mine)}) against {name} ({' '.join(theirs)}): {our_speed / speed:.2f} x the "
+                    f"speed, {our_peak / peak:.2f} of the memory", stage=stage, against=name, ours=mine, peer=theirs,
+                    speed=our_speed / speed, memory=our_peak / peak)  # fmt: skip
 
 
-def trl(work: Path, shared: Path, folder: Path, stage: str, precision: str) -> dict[str, Any]:
-    """What shared/bench's script measures of TRL."""
-    name = {"stage1": "1"}.get(stage, stage)
-    command = [sys.executable, str(shared / "bench" / "peer_trl.py"), str(work), str(work / "data.json"),
-               str(work / "images"), name, *(["--fp32"] if precision == "fp32" else [])]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)})
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    if not found:
-        raise SystemExit(f"TRL failed: {done.stderr[-2000:]}")
-    values = dict(part.split("=") for part in found[0].split() if "=" in part)
-    return {"samples_per_s": float(values["samples/s"]), "peak_mb": int(values["peak_rss"].removesuffix("MB"))}
-
-
-def measure(work: Path, who: str, stage: str, precision: str, steps: int, tokens_per_row: int) -> dict[str, Any]:
-    """One measurement in this process; the first steps warm up."""
-    mfu, compiles = None, who.endswith("compiled")
-    if who in ("plain", "single"):
-        seconds = plain(work, stage, precision, steps, 1 if who == "single" else SAMPLES)
-    else:
-        extra = 2 if compiles else 0
-        seconds, mfu = ours(
-            work, stage, precision, steps + extra, tokens_per_row, compiles=compiles, keep=who.startswith("kept")
-        )
-    return {
-        "samples_per_s": SAMPLES / statistics.median(seconds[WARM[compiles] :]),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "mfu": mfu,
-    }
+def best(medians: dict[tuple[str, str], tuple[float, int]], family: Sequence[str]) -> tuple[str, str] | None:
+    """Return the fastest of a family that was measured."""
+    return max((key for key in medians if key[0] in family), key=lambda key: medians[key][0], default=None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--pair", default="small", help="small, tiny, or a folder of real backbones")
     parser.add_argument("--stages", default="stage1,lora,full")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--trl", type=Path)
-    parser.add_argument("--who", default="ours:fp32,compiled:fp32,kept:fp32,ours:bf16,plain:bf16,plain:fp32,trl:bf16")
+    parser.add_argument("--trl", type=Path, help="folder that has TRL and datasets")
+    parser.add_argument("--who", default=WHO)
     parser.add_argument("--tokens-per-row", type=int, default=2048)
     parser.add_argument("--one", nargs=4, metavar=("WORK", "WHO", "STAGE", "PRECISION"), help=argparse.SUPPRESS)
+    parser.add_argument("--losses", type=Path, metavar="WORK", help=argparse.SUPPRESS)
+    add_json(parser)
     given = parser.parse_args()
     if given.one:
         work, who, stage, precision = given.one
-        print(json.dumps(measure(Path(work), who, stage, precision, given.steps, given.tokens_per_row)))
+        setup = Setup(stage, precision, given.steps, given.tokens_per_row, compiled=who.endswith("compiled"),
+                      cached=who.startswith("kept"))  # fmt: skip
+        print(json.dumps(measure(Path(work), who, setup)))
         return
+    if given.losses:
+        print(json.dumps(losses(given.losses)))
+        return
+    unknown = {pair.partition(":")[0] for pair in given.who.split(",")} - {*OURS, *KEPT, *PLAIN, "trl", *TRL_AT_ONCE}
+    if given.trl is not None and "trl:" in given.who and not (given.shared / "bench" / "peer_trl.py").is_file():
+        parser.error(f"--shared {given.shared}: has no bench/peer_trl.py, which runs TRL as it comes")
+    if unknown:
+        parser.error(f"--who: unknown {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        prepare(work, given.shared, SAMPLES * (given.steps + 2))
-        mine, theirs = losses(work)
-        print(f"loss of one batch at equal masks: ours {mine:.6f}, transformers {theirs:.6f}", flush=True)
+        # shared/bench/peer_trl.py always runs 8 steps; a compiled run needs two more than the others.
+        pair = prepare(work, given.shared, SAMPLES * max(given.steps + EXTRA_WARM, 8), given.pair)
+        results = Results.begin(given.json)
+        done = run_child([sys.executable, __file__, "--losses", str(work)])
+        if done.code:
+            raise SystemExit(done.errors[-2000:])
+        mine, theirs = json.loads(done.out.splitlines()[-1])
+        results.add(f"pair {pair.name}: loss of one batch at equal masks: ours {mine:.6f}, transformers {theirs:.6f}",
+                    pair=pair.name, loss=mine, peer_loss=theirs)  # fmt: skip
         for stage in given.stages.split(","):
-            compare(given, work, stage)
-
-
-def compare(given: argparse.Namespace, work: Path, stage: str) -> None:
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for _ in range(given.rounds):
-        for who, precision in (pair.split(":") for pair in given.who.split(",")):
-            if who == "trl" and given.trl is None:
-                continue
-            if who == "trl":
-                result = trl(work, given.shared, given.trl, stage, precision)
-            else:
-                sizes = ["--steps", str(given.steps), "--tokens-per-row", str(given.tokens_per_row)]
-                command = [sys.executable, __file__, *sizes, "--one", str(work), who, stage, precision]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    raise SystemExit(done.stderr[-2000:])
-                result = json.loads(done.stdout.splitlines()[-1])
-            print(f"  ({who} {precision}: {result})", flush=True)
-            runs.setdefault((who, precision), []).append(result)
-    speeds = {key: [run["samples_per_s"] for run in listed] for key, listed in runs.items()}
-    best = max(statistics.median(values) for (who, _), values in speeds.items() if who in ("ours", "compiled"))
-    print(f"\n{stage} (load {os.getloadavg()[0]:.1f})")
-    for (who, precision), values in speeds.items():
-        middle, peak = statistics.median(values), max(run["peak_mb"] for run in runs[who, precision])
-        spread = f"{min(values):.3f}-{max(values):.3f}"
-        used = [run["mfu"] for run in runs[who, precision] if run.get("mfu") is not None]
-        share = f", MFU {statistics.median(used):.0%}" if used else ""
-        print(f"  {who:8} {precision}: {middle:6.3f} samples/s ({spread}), peak {peak:,} MB{share}: "
-              f"ours at its best {best / middle:.2f} x", flush=True)  # fmt: skip
+            compare(given, work, stage, results)
 
 
 if __name__ == "__main__":

@@ -1,195 +1,190 @@
-"""Training speed on one GPU at LLaVA-1.5's real shapes, beside a plain loop over transformers: CLIP-L/336 + Llama-7B.
+"""Training speed and memory on one GPU at LLaVA-1.5's real shapes (CLIP-L/336 and Llama-7B), beside the best peers.
 
-python benchmarks/train_gpu.py [--shared ../shared] [--stages stage1,lora,full] [--who ours,compiled,plain] [--steps 12]
+python benchmarks/train_gpu.py [--stages stage1,lora,qlora,full] [--who ours,plain,trl,compiled,single,trl-single]
+    [--trl FOLDER] [--steps 10] [--limit 400] [--json FILE] [--shared ../shared] [--tiny] [--device cuda]
 
-Weights are random (no file of 28 GB is written or read), data are the real photographs and GPT-4 texts of shared/bench,
-8 samples a step. LoRA and stage 1 hold the frozen weights in bf16, full fine-tuning holds fp32 weights under bf16
-autocast with AdamW and recomputes the language model (both sides). The plain loop's batches are made before
-its clock runs; ours reads, decodes and packs inside it. Each measurement is a process of its own; of its steps, the
-first four warm up, and the median of the others counts. MFU: FLOPs that must be done (planner/work.py) by this card's
-measured bf16 matmul rate, for both sides from the same rows.
+Weights are random, data are the real photographs and GPT-4 texts of shared/bench, 8 samples per step, bf16. Stage 1 and
+LoRA hold the frozen weights in bf16; QLoRA holds the language model in NF4 like the recipe llava-v1.5-7b-qlora-24gb
+(recomputed, rows of 2,048 tokens), and the allocator gets 24 GB at most; full tuning holds fp32 weights under autocast
+with AdamW. Both sides recompute the language model in QLoRA and in full tuning. Every measurement is a process of its
+own; one that fails or exceeds what is left of the stage's `--limit` is a row of the result, and does not stop the
+others. Name `ours` or `compiled` before the peers: their FLOPs count the peers' MFU. The plain loop's batches are made
+before its clock runs, and TRL has four workers; ours reads, decodes and packs within its time.
+
+MFU: FLOPs that must be computed (planner/work.py), per second, over the measured rate of bf16 products and over the
+data sheet's; peers are counted with the FLOPs of ours on the same samples. Memory is what the allocator gave out at
+most, and the process's resident memory. `--tiny` runs the same code on tiny shapes; with `--device cpu` it needs no
+GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from train import RATE, SAMPLES, _messages, prepare, recipe_of
+from machine import Results, add_json, resident, run_child
+from ours import SAMPLES, Setup
+from pairs import prepare
 
-WARM = 4
-CLIP = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-        "image_size": 336, "patch_size": 14, "projection_dim": 768}  # fmt: skip
-LLAMA = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-         "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096}  # fmt: skip
-
-
-def configs() -> tuple[Any, Any]:
-    from transformers import CLIPVisionConfig, LlamaConfig
-
-    return CLIPVisionConfig(**CLIP), LlamaConfig(**LLAMA)
+SHORTEST = 10.0  # seconds in which no measurement can end
+RECOMPUTED = ("qlora", "full")
+CAPPED = {"qlora": 24e9}  # bytes that the allocator may give out
+WHO = "ours,plain,trl,compiled,single,trl-single"
+TRL_AT_ONCE = {"trl": SAMPLES, "trl-single": 1}
 
 
-def held_in(stage: str) -> torch.dtype:
-    return torch.float32 if stage == "full" else torch.bfloat16
+@dataclass(frozen=True)
+class Part:
+    """One measurement: an implementation of a stage."""
+
+    who: str
+    stage: str
 
 
-def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list[float], list[float]]:
-    """Seconds of each step of the real trainer, and the FLOPs that it needed."""
-    from transformers import AutoModelForCausalLM, CLIPVisionModel
-
-    from vistune.data.stages import plan_stages
-    from vistune.model import VisionLanguageModel
-    from vistune.model.attention import register
-    from vistune.model.projectors import build_projector
-    from vistune.model.vision import VisionTower
-    from vistune.progress import no_progress
-    from vistune.training import Run
-    from vistune.training.stage import compiled
-
-    recipe = recipe_of(work, stage, "bf16", steps)
-    changes = {"compile": "on" if compile_layers else "off", "recompute": ["language"] if stage == "full" else []}
-    tree = recipe.model_copy(update={"workers": 4, "stages": [recipe.stages[0].model_copy(update=changes)]})
-    run = Run(tree, work / "unused", progress=no_progress)
-    planned = plan_stages(tree, run.processor, no_progress)[0][0]
-    vision, language = configs()
-    with torch.device("cuda"):
-        llm = AutoModelForCausalLM.from_config(language, dtype=held_in(stage), attn_implementation=register())
-        tower = CLIPVisionModel._from_config(vision, dtype=torch.bfloat16, attn_implementation="sdpa")
-    spec = run.processor.spec
-    model = VisionLanguageModel(VisionTower(tower, spec), build_projector(spec, seed=0), llm, spec).to("cuda")
-    run.prepare(model, planned.stage, 0)
-    trainer = run.make_trainer(model, planned, 0).trainer
-    reports: list[Any] = []
-
-    def after_step(report: Any) -> None:
-        reports.append(report)
-        if len(reports) == WARM:
-            torch.cuda.reset_peak_memory_stats()
-
-    with compiled(trainer, "single", 1e18, print):
-        trainer.run(0, after_step)
-    return [report.seconds for report in reports], [report.flops for report in reports]
+def setup_of(part: Part, given: argparse.Namespace) -> Setup:
+    """Return how the stage is run; rows of 2,048 tokens for QLoRA as in its recipe, else of 8,192."""
+    return Setup(
+        part.stage,
+        "bf16",
+        given.steps,
+        tokens_per_row=512 if given.tiny else 2048 if part.stage == "qlora" else 8192,
+        compiled=part.who == "compiled",
+        recompute=part.stage in RECOMPUTED,
+        workers=1 if given.tiny else 4,
+    )
 
 
-def plain(work: Path, stage: str, steps: int) -> list[float]:
-    """A loop as one writes it over transformers: padded batch, forward with labels under autocast, AdamW."""
-    from peft import LoraConfig, get_peft_model
-    from PIL import Image
-    from train import ADAPTED
-    from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
+def cap(stage: str, device: str) -> None:
+    """Let the allocator give out no more than CAPPED of the stage."""
+    import torch
 
-    processor = AutoProcessor.from_pretrained(work / "llava-hf")
-    rows = json.loads((work / "data.json").read_text())
-    batches = []
-    for step in range(steps):
-        chosen = rows[step * SAMPLES : (step + 1) * SAMPLES]
-        texts = [processor.apply_chat_template(list(_messages(row)), tokenize=False) for row in chosen]
-        images = [Image.open(work / "images" / row["image"]).convert("RGB") for row in chosen]
-        batch = processor(text=texts, images=images, return_tensors="pt", padding=True)
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        batches.append(dict(batch) | {"labels": labels.masked_fill(labels == 32000, -100)})
-    vision, language = configs()
-    language.vocab_size = 32064
-    config = LlavaConfig(vision_config=vision, text_config=language, image_token_index=32000,
-                         vision_feature_layer=-2, vision_feature_select_strategy="default")  # fmt: skip
-    with torch.device("cuda"):
-        model = LlavaForConditionalGeneration._from_config(config, dtype=held_in(stage), attn_implementation="sdpa")
-    for name, parameter in model.named_parameters():
-        learns = "multi_modal_projector" in name or (stage == "full" and "vision_tower" not in name)
-        parameter.requires_grad_(learns)
-        if learns and parameter.dtype != torch.float32:
-            parameter.data = parameter.data.float()
-    if stage == "lora":
-        model = get_peft_model(model, LoraConfig(r=128, lora_alpha=256, target_modules=ADAPTED,
-                                                 modules_to_save=["multi_modal_projector"]))  # fmt: skip
-    if stage == "full":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=RATE, fused=True)
-    seconds = []
-    for step, batch in enumerate(batches):
-        if step == WARM:
-            torch.cuda.reset_peak_memory_stats()
-        began = time.perf_counter()
-        there = {name: tensor.to("cuda", non_blocking=True) for name, tensor in batch.items()}
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = model(**there).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        float(loss)
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return seconds
+    if device == "cuda" and stage in CAPPED:
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, CAPPED[stage] / whole))
 
 
-def measure(work: Path, who: str, stage: str, steps: int) -> dict[str, Any]:
-    flops: list[float] = []
-    if who == "plain":
-        seconds = plain(work, stage, steps)
+def measure(work: Path, part: Part, given: argparse.Namespace) -> dict[str, Any]:
+    """Measure one part in this process."""
+    import torch
+
+    cap(part.stage, given.device)
+    reset: Callable[[], None] = torch.cuda.reset_peak_memory_stats if given.device == "cuda" else lambda: None
+    setup = setup_of(part, given)
+    if part.who in ("ours", "compiled"):
+        import ours
+
+        steps = ours.train(work, setup, given.device, reset)
     else:
-        seconds, flops = ours(work, stage, steps, who == "compiled")
-    taken = seconds[WARM:]
-    return {
-        "seconds": statistics.median(taken),
-        "spread": (min(taken), max(taken)),
-        "first": seconds[0],
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
-        "flops": statistics.median(flops[WARM:]) if flops else None,
-    }
+        import peers
+
+        steps = peers.train(work, part.who, setup, given.device, reset)
+    result: dict[str, Any] = {"seconds": steps.seconds, "warm": steps.warm, "flops": steps.flops,
+                              "peak_bytes": resident()}  # fmt: skip
+    if given.device == "cuda":
+        result["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
+        result["gpu_reserved_bytes"] = torch.cuda.max_memory_reserved()
+    return result
+
+
+def measure_in_child(work: Path, part: Part, given: argparse.Namespace, limit: float) -> dict[str, Any]:
+    """Measure one part in a process of its own, within the limit in seconds."""
+    if limit < SHORTEST:
+        return {"failed": "no time is left of the stage's limit"}
+    here, environment = Path(__file__).parent, {}
+    if part.who in TRL_AT_ONCE:
+        command = [str(here / "peer_trl.py"), str(work), part.stage, "bf16", "--steps", str(given.steps),
+                   "--at-once", str(TRL_AT_ONCE[part.who]), "--device", given.device]  # fmt: skip
+        command += ["--recompute"] if part.stage in RECOMPUTED else []
+        command += ["--cap", str(CAPPED[part.stage])] if part.stage in CAPPED else []
+        found = [str(given.trl.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {"PYTHONPATH": os.pathsep.join(found)}
+    else:
+        command = [str(here / "train_gpu.py"), "--steps", str(given.steps), "--device", given.device,
+                   *(["--tiny"] if given.tiny else []), "--one", str(work), part.who, part.stage]  # fmt: skip
+    done = run_child([sys.executable, *command], environment, limit)
+    if done.code:
+        return {"failed": " ".join(done.errors.split())[-300:]}
+    last = next(line for line in reversed(done.out.splitlines()) if line.startswith("RESULT "))
+    result: dict[str, Any] = json.loads(last.removeprefix("RESULT "))
+    return result
+
+
+def report(part: Part, found: dict[str, Any], needed: float, results: Results) -> None:
+    """Print and keep one measurement. `needed`: FLOPs of a step, as ours counts them."""
+    name = {"stage": part.stage, "who": part.who}
+    if "failed" in found:
+        results.add(f"{part.stage:7} {part.who:9} failed: {found['failed']}", **name, **found)
+        return
+    counted = found["seconds"][found["warm"] :]
+    step = statistics.median(counted)
+    rate, sheet = results.machine["rates_gflops"]["bf16"], results.machine.get("data_sheet_bf16_gflops")
+    mfu = needed / step / rate / 1e9 if needed else None
+    of_sheet = needed / step / sheet / 1e9 if needed and sheet else None
+    memory = found.get("gpu_peak_bytes", found["peak_bytes"]) / 1e9
+    shares = "".join(f", MFU {share:.0%} of {what}" for share, what in
+                     ((mfu, "the measured rate"), (of_sheet, "the data sheet")) if share is not None)  # fmt: skip
+    results.add(
+        f"{part.stage:7} {part.who:9} {SAMPLES / step:7.2f} samples/s (a step {step:.3f} s, {min(counted):.3f}-"
+        f"{max(counted):.3f}; the first {found['seconds'][0]:.1f}), peak {memory:.1f} GB{shares}",
+        **name, samples_per_s=SAMPLES / step, mfu=mfu, mfu_of_data_sheet=of_sheet, memory_gb=memory, **found,
+    )  # fmt: skip
+
+
+def compare(work: Path, stage: str, given: argparse.Namespace, results: Results) -> None:
+    """Measure a stage, print each measurement and ours at its best against the peers at theirs."""
+    needed, speeds, end = 0.0, {}, time.monotonic() + given.limit
+    for who in given.who.split(","):
+        if who in TRL_AT_ONCE and given.trl is None:
+            continue
+        found = measure_in_child(work, Part(who, stage), given, end - time.monotonic())
+        if found.get("flops"):
+            needed = statistics.median(found["flops"][found["warm"] :])
+        report(Part(who, stage), found, needed, results)
+        if "failed" not in found:
+            speeds[who] = SAMPLES / statistics.median(found["seconds"][found["warm"] :])
+    mine = max((speed for who, speed in speeds.items() if who in ("ours", "compiled")), default=None)
+    peers = {who: speed for who, speed in speeds.items() if who not in ("ours", "compiled")}
+    if mine is None:
+        return
+    for name, family in (("the best plain loop", peers.keys() - TRL_AT_ONCE.keys()), ("TRL", TRL_AT_ONCE.keys())):
+        best = max((who for who in peers if who in family), key=lambda who: peers[who], default=None)
+        if best is not None:
+            results.add(f"{stage:7} ours at its best against {name} ({best}): {mine / peers[best]:.2f} x",
+                        stage=stage, against=name, peer=best, speed=mine / peers[best])  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--stages", default="stage1,lora,full")
-    parser.add_argument("--who", default="ours,compiled,plain")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--stages", default="stage1,lora,qlora,full")
+    parser.add_argument("--who", default=WHO)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--limit", type=float, default=400, help="seconds that all measurements of a stage may take")
+    parser.add_argument("--trl", type=Path, help="folder that has TRL and datasets")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, which show only that the script runs")
     parser.add_argument("--one", nargs=3, metavar=("WORK", "WHO", "STAGE"), help=argparse.SUPPRESS)
+    add_json(parser)
     given = parser.parse_args()
     if given.one:
         work, who, stage = given.one
-        print(json.dumps(measure(Path(work), who, stage, given.steps)))
+        print("\nRESULT " + json.dumps(measure(Path(work), Part(who, stage), given)))
         return
-    from vistune.planner.work import matmul_peak
-
-    peak = matmul_peak("cuda", torch.bfloat16)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: bf16 products {peak / 1e12:.0f} TFLOP/s")
-    torch.cuda.empty_cache()
+    results = Results.begin(given.json, given.device)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        prepare(work, given.shared, SAMPLES * given.steps)
-        for place, config in zip(("vision", "llm"), configs(), strict=True):
-            config.save_pretrained(work / place)
+        prepare(work, given.shared, SAMPLES * given.steps, "tiny-drawn" if given.tiny else "7b")
         for stage in given.stages.split(","):
-            compare(given, work, stage, peak)
-
-
-def compare(given: argparse.Namespace, work: Path, stage: str, peak: float) -> None:
-    needed = 0.0
-    for who in sorted(given.who.split(","), key=lambda name: name == "plain"):
-        command = [sys.executable, __file__, "--steps", str(given.steps), "--one", str(work), who, stage]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            print(f"{stage} {who}: failed: {done.stderr[-1500:]}", flush=True)
-            continue
-        found = json.loads(done.stdout.splitlines()[-1])
-        needed = found["flops"] or needed  # the plain loop is to do the same work
-        low, high = found["spread"]
-        print(f"{stage:7} {who:8} {SAMPLES / found['seconds']:6.2f} samples/s (a step {found['seconds']:.3f} s, "
-              f"{low:.3f}-{high:.3f}, the first {found['first']:.1f}), peak {found['peak_gb']:.1f} GB, "
-              f"MFU {100 * needed / found['seconds'] / peak:.0f} %", flush=True)  # fmt: skip
+            compare(work, stage, given, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Measure how much slower a model runs unpacked: python benchmarks/unpacked.py [--rounds 7] [--width 256] [--layers 6]
+    [--documents 32,64,128,256,512,1024] [--json FILE]
 
 One random Llama computes the same rows with vistune's attention (packed), and with transformers' own one document after
 another (unpacked): forward and backward passes over 2,048 tokens, then eight greedy answers. Both are measured in one
@@ -17,6 +18,7 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from machine import Results, add_json
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -87,14 +89,22 @@ def alternate(
     }
 
 
+def report(results: Results, row: dict[str, float]) -> None:
+    """Print and keep a row."""
+    results.add(json.dumps(row), **row)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--documents", default=",".join(map(str, DOCUMENTS)), help="tokens per document")
+    add_json(parser)
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    results = Results.begin(options.json)
     config = LlamaConfig(
         hidden_size=options.width,
         intermediate_size=4 * options.width,
@@ -105,18 +115,18 @@ def main() -> None:
     )
     model = LlamaForCausalLM(config)
     ids = torch.randint(0, 8000, (ROW,))
-    for length in DOCUMENTS:
+    for length in map(int, options.documents.split(",")):
         step = lambda length=length: train_step(model, ids, length)  # noqa: E731
         measured = alternate(model, options.rounds, step, step)
         speeds = {f"{name}_tokens_per_s": round(ROW / measured[name]) for name in ("packed", "unpacked")}
-        print(json.dumps({"document": length, **speeds, "ratio": round(measured["ratio"], 2)}), flush=True)
+        report(results, {"document": length, **speeds, "ratio": round(measured["ratio"], 2)})
     model.eval()
     prompts = ids[: ANSWERS * PROMPT]
     measured = alternate(
         model, options.rounds, lambda: answer_packed(model, prompts), lambda: answer_unpacked(model, prompts)
     )
     speeds = {f"{name}_tokens_per_s": round(ANSWERS * NEW / measured[name]) for name in ("packed", "unpacked")}
-    print(json.dumps({"answers": ANSWERS, **speeds, "ratio": round(measured["ratio"], 2)}))
+    report(results, {"answers": ANSWERS, **speeds, "ratio": round(measured["ratio"], 2)})
 
 
 if __name__ == "__main__":
