@@ -26,6 +26,7 @@ from vistune.evaluation.results import (
 )
 from vistune.evaluation.task import image_of
 from vistune.files import parse_json, read_json, read_jsonl
+from vistune.notebook import html_table
 from vistune.types import ImageRef, Message, Part, Question, Sample
 
 TO_BE_SCORED = "to be scored"  # by a judge or the benchmark's server
@@ -121,7 +122,7 @@ class TaskComparison:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """Several models on the same tasks.
 
@@ -146,6 +147,14 @@ class Comparison:
             "published": {name: {"source": source} for name, source in self.sources.items()},
             "tasks": [task.to_dict() for task in self.tasks],
         }
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(task.task for task in self.tasks)
+        return f"Comparison(models={', '.join(self.models)}; tasks={tasks})"
+
+    def _repr_html_(self) -> str:
+        headers, rows = _figures(self)
+        return html_table(rows, headers)
 
 
 def labels_of(models: Sequence[Path]) -> list[str]:
@@ -287,21 +296,8 @@ def _read_answer(line: Mapping[str, Any]) -> AnsweredQuestion:
 def markdown(comparison: Comparison) -> str:
     """Format the figures as a table, then the pairs of models and the sources of the published figures."""
     models, papers = comparison.models, comparison.sources
-    no_papers = [""] * len(papers)
-    lines = [_row("task", "questions", "figure", *models, *papers), _row(*["---"] * (3 + len(models) + len(papers)))]
-    for task in comparison.tasks:
-        results = [task.results[model] for model in models]
-        begin = (task.task, f"{task.count:,}")
-        for name in task.headlines:
-            own = [_number(result.metrics.get(name)) or TO_BE_SCORED for result in results]
-            others = [_number(task.published[p].figures.get(name) if p in task.published else None) for p in papers]
-            lines.append(_row(*begin, name, *own, *others))
-        if not task.headlines:
-            lines.append(_row(*begin, "", *[TO_BE_SCORED] * len(models), *no_papers))
-        if any(result.gap for result in results):
-            gaps = ["" if r.gap is None else _points(r.gap.difference) for r in results]
-            lines.append(_row(*begin, "accuracy gain from seeing the image, points", *gaps, *no_papers))
-    lines.append("")
+    headers, rows = _figures(comparison)
+    lines = [_row(*headers), _row(*["---"] * len(headers)), *(_row(*row) for row in rows), ""]
     for task in comparison.tasks:
         for pair in task.pairs:
             lines.append(
@@ -312,6 +308,26 @@ def markdown(comparison: Comparison) -> str:
             lines += [f"- {task.task}, {model}: {words}" for words in _blind_words(task.results[model])]
     lines += [f"- {paper}: {source}" for paper, source in papers.items()]
     return "\n".join(lines).rstrip()
+
+
+def _figures(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return the headers and rows of the table of figures: a row per task and figure, a column per model."""
+    models, papers = comparison.models, comparison.sources
+    no_papers = [""] * len(papers)
+    rows: list[list[str]] = []
+    for task in comparison.tasks:
+        results = [task.results[model] for model in models]
+        begin = (task.task, f"{task.count:,}")
+        for name in task.headlines:
+            own = [_number(result.metrics.get(name)) or TO_BE_SCORED for result in results]
+            others = [_number(task.published[p].figures.get(name) if p in task.published else None) for p in papers]
+            rows.append([*begin, name, *own, *others])
+        if not task.headlines:
+            rows.append([*begin, "", *[TO_BE_SCORED] * len(models), *no_papers])
+        if any(result.gap for result in results):
+            gaps = ["" if r.gap is None else _points(r.gap.difference) for r in results]
+            rows.append([*begin, "accuracy gain from seeing the image, points", *gaps, *no_papers])
+    return ["task", "questions", "figure", *models, *papers], rows
 
 
 def _row(*cells: str) -> str:

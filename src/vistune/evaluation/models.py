@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -44,7 +45,7 @@ class ModelOptions:
 class EvaluationOptions(TypedDict, total=False):
     """Keyword arguments of `vistune.evaluate`: the fields of `EvaluationRequest` and `ModelOptions`."""
 
-    out: Path | None
+    out: str | PathLike[str] | None
     name: str | None
     limit: int | None
     blind_limit: int | None
@@ -60,7 +61,7 @@ class EvaluationOptions(TypedDict, total=False):
 class AnswerOptions(TypedDict, total=False):
     """Keyword arguments of `vistune.answer`: the optional fields of `AnswerRequest`, and those of `ModelOptions`."""
 
-    images: Path | None
+    images: str | PathLike[str] | None
     max_tokens: int
     again: bool
     device: str

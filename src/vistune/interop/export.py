@@ -30,6 +30,7 @@ from vistune.interop.parity import (
 from vistune.interop.writers import ExportedModel, write_hf, write_original, write_peft
 from vistune.model import VisionLanguageModel, merge_adapters
 from vistune.model.peft_folder import LazyTensor
+from vistune.model.quiet import without_bars
 from vistune.registry import guess
 from vistune.runs import checkpoint
 from vistune.types import Spec
@@ -257,6 +258,7 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
     )
 
 
+@without_bars()
 def probe_written(
     folder: Path, layout: str, base: str | None, dtype: torch.dtype, device: str
 ) -> dict[str, ProbeResult]:

@@ -57,7 +57,7 @@ def render(template: str, labels: Labels, **values: object) -> str:
 
 
 def write_page(path: Path, template: str, name: str, title: str, language: str, sections: Mapping[str, Any]) -> Path:
-    """Render a template that extends page.html.j2, and write the page; sections that are None are left out."""
+    """Render a template that extends page.html.j2, and write the page; sections that are None are omitted."""
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: no such folder", "name the folder that train, quickstart or generate wrote")
     labels = labels_of(language)

@@ -24,6 +24,7 @@ from vistune.model import VisionLanguageModel, build_projector, load_adapters, l
 from vistune.model.language import load_language, unwrap
 from vistune.model.lora import with_empty_adapters
 from vistune.model.peft_folder import read_adapters
+from vistune.model.quiet import without_bars
 from vistune.processor import Processor
 from vistune.recipe import TOWERS, Recipe, dump, source_of
 
@@ -84,6 +85,7 @@ def _own_state(module: nn.Module) -> State:
     return state
 
 
+@without_bars()
 def save(
     folder: Path,
     model: VisionLanguageModel,
@@ -187,6 +189,7 @@ def _save_own_parts(model: VisionLanguageModel, processor: Processor, folder: Pa
     processor.save(folder / "tokenizer")
 
 
+@without_bars()
 def save_language(model: VisionLanguageModel, folder: Path) -> None:
     """Write the language model without its adapters, in transformers' layout."""
     unwrap(model.language).save_pretrained(folder, state_dict=language_state(model))
