@@ -13,7 +13,6 @@ import pytest
 
 from vistune.cli import data, model
 from vistune.cli import evaluation as measure
-from vistune.cli.app import korean_message
 from vistune.data import all_samples, open_source
 from vistune.errors import RecipeError, VistuneError
 from vistune.evaluation import TASKS
@@ -23,6 +22,7 @@ from vistune.recipe import DataSource, load_recipe
 from vistune.records.samples import form_of
 from vistune.registry import lookup
 from vistune.runs.folder import find_model
+from vistune.translations import in_language
 from vistune.types import ImageRef
 
 HERE = Path(__file__).parent
@@ -52,15 +52,14 @@ MISTAKES: dict[str, Callable[[], Any]] = {
 def test_a_common_mistake_is_told_korean_message(name: str) -> None:
     with pytest.raises(VistuneError) as caught:
         MISTAKES[name]()
-    said = korean_message(caught.value)
+    said = in_language(str(caught.value), "ko")
     message, _, hint = said.partition(". 고치는 법: ")
     assert re.search("[가-힣]", message)
     assert re.search("[가-힣]", hint)
 
 
 def test_what_is_not_known_stays_english() -> None:
-    assert korean_message(RecipeError("something rare", "mend it")) == "something rare. Fix: mend it"
-    assert korean_message(RecipeError("x: no such file", "mend it")) == "x: 그런 파일이 없습니다. 고치는 법: mend it"
+    assert in_language(str(RecipeError("something rare", "mend it")), "ko") == "something rare. Fix: mend it"
 
 
 def test_the_command_line_tells_it_so() -> None:

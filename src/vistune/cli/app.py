@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer._click.exceptions import UsageError
 from typer.main import get_command
 
 from vistune.cli import data, evaluation, generate, model
-from vistune.cli.commands import Program, Verb, language_of, set_language
+from vistune.cli.commands import Program, Verb, language_of, set_language, show_usage_error
 from vistune.cli.console import stderr
 from vistune.errors import VistuneError, in_users_code
-from vistune.translations import LANGUAGES, translate_message
+from vistune.translations import LANGUAGES, in_language
 
 TRAINING_VERBS = ("train", "quickstart")
 SETTINGS = {"tcache_count": 0, "mxfast": 0, "trim_threshold": 512 << 20, "mmap_threshold": 32 << 20}
@@ -88,12 +89,15 @@ def main() -> None:
         assert isinstance(command, Program)
         language = language_of(sys.argv[1:], os.environ)
         set_language(command, language)
-        command()
+        sys.exit(command(standalone_mode=False))  # the exit code of --help and of typer.Exit; None is 0
+    except UsageError as mistake:
+        show_usage_error(mistake, language)
+        sys.exit(mistake.exit_code)
     except Exception as raised:
         error = raised if isinstance(raised, VistuneError) else in_users_code(raised)
         if error is None:
             raise
-        message = korean_message(error) if language == "ko" else str(error)
+        message = in_language(str(error), language)
         rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         stderr.print(f"vistune: {rank}{message}", style="red", soft_wrap=True, markup=False, emoji=False)
         sys.exit(error.exit_code)
@@ -121,11 +125,3 @@ def can_profit(arguments: Sequence[str], environment: Mapping[str, str], libc: t
     words = (argument for argument in arguments if not argument.startswith("-") and argument not in LANGUAGES)
     trains = next(words, "") in TRAINING_VERBS
     return name == "glibc" and () < numbers < REUSES_ALIGNED_BLOCKS and trains and not has_own
-
-
-def korean_message(error: VistuneError) -> str:
-    """Return message and hint in Korean; the English line if the message has no translation."""
-    message, hint = (translate_message(text, "cli/errors", "ko") for text in (error.message, error.hint))
-    if message is None:
-        return str(error)
-    return f"{message}. 고치는 법: {hint or error.hint}" if error.hint else message

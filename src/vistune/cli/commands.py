@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from typer.core import TyperCommand, TyperGroup
 
 from vistune.errors import RecipeError
-from vistune.translations import LANGUAGES, catalogue
+from vistune.translations import LANGUAGES, in_language
 
 if TYPE_CHECKING:
     from typer._click.core import Context
+    from typer._click.exceptions import UsageError
 
 _GIVEN: ContextVar[Mapping[str, str]] = ContextVar("given", default={})  # noqa: B039 - never changed
 HEADINGS = {"Usage": "사용법", "Arguments": "인자", "Options": "옵션", "Commands": "명령"}
@@ -64,6 +65,17 @@ def set_language(program: Program, language: str) -> None:
     for command in (program, *program.commands.values()):
         if isinstance(command, Verb | Program):
             command.language = language
+
+
+def show_usage_error(error: UsageError, language: str) -> None:
+    """Print an error in the arguments on stderr, with the usage of the command, in a language."""
+    if language == "en" or error.ctx is None:
+        error.show()
+        return
+    pieces = " ".join(error.ctx.command.collect_usage_pieces(error.ctx))
+    sys.stderr.write(f"{HEADINGS['Usage']}: {error.ctx.command_path} {pieces}\n")
+    sys.stderr.write(f"도움말: {error.ctx.command_path} --help\n\n")
+    sys.stderr.write(f"오류: {in_language(error.format_message(), language)}\n")
 
 
 def refuse_given(names: Collection[str], why: str, hint: str) -> None:
@@ -131,7 +143,7 @@ def _korean_lines(command: Verb | Program, ctx: Context) -> Iterator[str]:
 
 def korean(english: str) -> str:
     """Return the Korean help text, or the English one if there is none."""
-    return str(catalogue("cli/help", "ko").get(english, english))
+    return in_language(english, "ko")
 
 
 def table(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:

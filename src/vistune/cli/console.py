@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,15 +20,40 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from vistune.cli.commands import current_language
 from vistune.progress import Advance
-from vistune.translations import translate_message
+from vistune.translations import in_language
 
-stdout = Console(highlight=False, emoji=False, markup=False)  # ids, paths and answers may contain brackets
-stderr = Console(stderr=True, highlight=False, emoji=False)
+
+class TranslatingConsole(Console):
+    """A console that shows texts, and the texts of tables, in the user's language."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(localized, objects), **options)
+
+
+def localized(shown: Any) -> Any:
+    """Return a text or a table in the user's language; other objects, and texts in English, unchanged."""
+    if current_language() == "en":
+        return shown
+    if isinstance(shown, str):
+        return in_users_language(shown)
+    if isinstance(shown, Text):
+        text = in_users_language(shown.plain)
+        return shown if text == shown.plain else Text(text)
+    if isinstance(shown, Table):
+        shown.title = localized(shown.title)
+        for column in shown.columns:
+            column.header = localized(column.header)
+            column._cells = [localized(cell) for cell in column._cells]
+    return shown
+
+
+stdout = TranslatingConsole(highlight=False, emoji=False, markup=False)  # ids, paths, answers may contain brackets
+stderr = TranslatingConsole(stderr=True, highlight=False, emoji=False)
 
 RecipeName = Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")]
 Overrides = Annotated[
@@ -63,12 +88,12 @@ def count_of(number: int, noun: str) -> str:
 
 def print_message(message: str) -> None:
     """Print a message on stderr, above a progress bar that is running."""
-    stderr.print(in_users_language(message), soft_wrap=True, markup=False)
+    stderr.print(message, soft_wrap=True, markup=False)
 
 
 def in_users_language(message: str) -> str:
-    """Translate a message of a run; it stays English if it has no translation."""
-    return translate_message(message, "cli/messages", current_language()) or message
+    """Translate a message; its lines that have no translation stay English."""
+    return in_language(message, current_language())
 
 
 class Rate(ProgressColumn):
@@ -109,7 +134,7 @@ def progress_bar(label: str, total: int) -> Iterator[Advance]:
         Note(),
     )
     with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task(label, total=total, note="")
+        task = progress.add_task(in_users_language(label), total=total, note="")
 
         def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
             progress.update(task, advance=count, total=total)

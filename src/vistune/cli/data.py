@@ -17,7 +17,6 @@ from vistune.cli.console import (
     Overrides,
     RecipeName,
     count_of,
-    in_users_language,
     print_json,
     print_lines,
     print_message,
@@ -265,7 +264,7 @@ def print_stage(stage: StageForecast, processes: int) -> None:
     print_lines(f"{steps}; largest packed row: {largest} ({source})")
     stdout.print(_device_table(stage, processes))
     for remark in stage.remarks:
-        print_lines(in_users_language(f"stage {stage.stage}: {remark}"))
+        print_lines(f"stage {stage.stage}: {remark}")
     others = (
         f"{other.name} {_bytes(other.ddp)}" + ("" if other.fsdp is None else f" ({_bytes(other.fsdp)})")
         for other in stage.devices[-1].alternatives

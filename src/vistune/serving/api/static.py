@@ -13,6 +13,7 @@ from PIL import Image
 
 from vistune.grounding import Scene, ask
 from vistune.scenes import render, scenes_of
+from vistune.translations import catalogue
 
 FOLDER = Path(__file__).parents[1] / "page"
 TYPES = {
@@ -27,7 +28,8 @@ SAMPLE_SCENES = {3: "colour", 10: "count", 0: "detail"}  # number of the scene -
 DETAIL = {"en": "Describe the picture in detail.", "ko": "이 그림을 빠짐없이 설명해 주세요."}
 SAMPLES = "/page/samples.json"
 SAMPLE_IMAGES = tuple(f"/page/sample-{number}.png" for number in range(len(SAMPLE_SCENES)))
-PATHS = frozenset({*FILES, SAMPLES, *SAMPLE_IMAGES})
+KOREAN = "/page/words.ko.json"  # made from the catalogue
+PATHS = frozenset({*FILES, KOREAN, SAMPLES, *SAMPLE_IMAGES})
 SIDE = 384  # pixels; scenes are drawn small, and a browser would blur them
 SEED = 8
 POLICY = (
@@ -47,7 +49,8 @@ HEADERS = {
 def contents() -> Mapping[str, tuple[str, bytes]]:
     """Return the content type and the bytes of every path."""
     files = {path: (TYPES[Path(name).suffix], (FOLDER / name).read_bytes()) for path, name in FILES.items()}
-    return {**files, **_samples()}
+    korean = json.dumps(catalogue("serving/page/words", "ko"), ensure_ascii=False).encode()
+    return {**files, KOREAN: (TYPES[".json"], korean), **_samples()}
 
 
 def _samples() -> dict[str, tuple[str, bytes]]:
