@@ -1,7 +1,7 @@
 """Texts in the user's language. `ko.json` is the only catalogue: it maps English texts to Korean ones.
 
 A key may be a template such as "no image {name} in {folder}": `{name}` stands for any text, which the translation
-repeats. Errors, help, tables, progress bars and the chat are written in English and translated where they are shown.
+repeats. Errors, help, tables, progress bars and the chat are written in English and translated when they are shown.
 Pages look texts up by key; their English texts are in `PACKAGE/NAME.en.json`, and the Korean ones come from `ko.json`.
 """
 
@@ -72,7 +72,7 @@ def in_language(text: str, language: str) -> str:
 def translate(text: str, depth: int = DEPTH) -> str | None:
     """Translate a text into Korean; None if neither the text nor its parts are in the catalogue.
 
-    Tried in this order: the exact text; an error's message and hint; the template with the most letters of its own;
+    Tried in this order: the exact text; an error's message and hint; the template with the most fixed letters;
     the text after a location ("FILE:3: …"); the parts of a list ("…; …" or "…, …").
     """
     if exact := korean_texts().get(text):
@@ -87,14 +87,14 @@ def translate(text: str, depth: int = DEPTH) -> str | None:
     for template in _templates():
         if (values := template.match(text)) is not None:
             return template.fill({name: _part(value, depth - 1) for name, value in values.items()})
-    for separator in re.finditer(r": ", text):
-        if rest := translate(text[separator.end() :], depth - 1):
-            return text[: separator.end()] + rest
+    for colon in re.finditer(r": ", text):
+        if rest := translate(text[colon.end() :], depth - 1):
+            return text[: colon.end()] + rest
     for separator in ("; ", ", "):
         if separator in text:
             listed = [translate(part, depth - 1) for part in text.split(separator)]
             if all(listed):
-                return separator.join(map(str, listed))
+                return separator.join(part or "" for part in listed)
     return None
 
 
@@ -119,25 +119,27 @@ class _Template:
             if (position := text.find(piece, position)) < 0:
                 return None
             position += len(piece)
-        found = self.pattern.fullmatch(text)
-        return found.groupdict() if found else None
+        values = self.pattern.fullmatch(text)
+        return values.groupdict() if values else None
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Return the translation with these values."""
         return PLACEHOLDER.sub(lambda found: values[found[1]], self.translation)
 
 
-def _value_pattern(own: Sequence[str], name: str) -> str:
-    """Return what a placeholder stands for. If a template has few letters of its own, its values are single words."""
+def _value_pattern(own: Sequence[str], name: str, number: int) -> str:
+    """Return what a placeholder stands for. If a template has few fixed letters, its values are single words."""
     if name == "count":
         return r"[\d.,]+"
     letters = [sum(map(str.isalpha, piece)) for piece in own]
-    return ".*?" if sum(letters) >= STRONG or letters[0] >= BEGINNING else r"\S*?"
+    if sum(letters) < STRONG and letters[0] < BEGINNING:
+        return r"\S*?"
+    return r"(?:(?!: ).)*?" if number == 0 and not own[0] else ".*?"  # a location before the text is not a value
 
 
 @cache
 def _templates() -> tuple[_Template, ...]:
-    """Return the templates, those with the most letters of their own first."""
+    """Return the templates, those with the most fixed letters first."""
     templates = []
     for key, translation in korean_texts().items():
         names = PLACEHOLDER.findall(key)
@@ -145,7 +147,7 @@ def _templates() -> tuple[_Template, ...]:
             own = PLACEHOLDER.split(key)[::2]
             pattern = re.escape(own[0])
             for number, (name, part) in enumerate(zip(names, own[1:], strict=True)):
-                value = f"(?P={name})" if name in names[:number] else f"(?P<{name}>{_value_pattern(own, name)})"
+                value = f"(?P={name})" if name in names[:number] else f"(?P<{name}>{_value_pattern(own, name, number)})"
                 pattern += value + re.escape(part)
             templates.append(_Template(tuple(own), re.compile(pattern, re.DOTALL), translation))
     return tuple(sorted(templates, key=lambda template: -sum(map(len, template.pieces))))

@@ -10,6 +10,7 @@ from user_texts import UserText, user_texts
 from vistune.serving.chat import COMMANDS
 from vistune.translations import PLACEHOLDER, korean_texts, translate
 
+ENGLISH = re.compile(r"(?<![\w`'\"./-])(?:[a-z]{2,} ){3,}[a-z]{2,}")  # a phrase of four words or more
 FIRST_VALUE = 101  # the values of templates are numbers, which no text contains
 
 
@@ -26,6 +27,8 @@ def fault_of(text: UserText) -> str | None:
     korean = translate(shown)
     if korean is None or not re.search("[가-힣]", korean):
         return f"{text.place}: {text.text!r} has no Korean text"
+    if english := ENGLISH.search(korean):
+        return f"{text.place}: {text.text!r} keeps English words: {english.group()!r}"
     lost = [value for value in values if value not in korean]
     return f"{text.place}: {text.text!r} loses a value: {korean!r}" if lost else None
 

@@ -43,6 +43,7 @@ LINE_FUNCTIONS = (
     "check_lines", "summary", "plan_lines", "guessing_lines", "lines_of", "lines", "describe_provenance",
     "describe_gap", "describe_change", "describe_image", "describe_top_reject", "summary_table", "print_stage", "_fit",
     "constant_loss", "exploding_loss", "unsupervised_step", "blind_model", "warning", "slow",
+    "_note", "_report", "compare_with_forecast",
 )  # fmt: skip
 # Calls that only these modules make for users: pydantic shows a recipe's ValueErrors.
 CALLS_OF_MODULES: Mapping[str, Mapping[str, tuple[int, ...]]] = {"recipe/schema.py": {"ValueError": (0,)}}
@@ -130,7 +131,8 @@ def texts_in(function: Function, constants: Mapping[str, ast.expr]) -> Iterator[
         if node is docstring or is_inner or not isinstance(node, ast.JoinedStr | ast.Constant):
             continue
         for text in variants(node, names):
-            if is_language(text) and " " in text.strip() and not PART_OF_A_TEXT.match(text):
+            is_part = PART_OF_A_TEXT.match(text) or text.endswith(" ") or len(words_of(text)) < 2
+            if is_language(text) and " " in text.strip() and not is_part:
                 yield text, node.lineno
 
 
@@ -206,5 +208,9 @@ def piece(part: ast.expr, names: Mapping[str, ast.expr], depth: int) -> list[str
 
 def is_language(text: str) -> bool:
     """Return whether a text has words of its own: not only values, options, paths and units."""
-    words = re.sub(r"\{\w+\}", "0", text).split()
-    return any(WORD.fullmatch(word) and word not in ("kB]", "is", "are") for word in words)
+    return any(word not in ("kB]", "is", "are") for word in words_of(text))
+
+
+def words_of(text: str) -> list[str]:
+    """Return the English words of a text, without values, options, paths and keys."""
+    return [word for word in re.sub(r"\{\w+\}", "0", text).split() if WORD.fullmatch(word)]
