@@ -93,6 +93,9 @@ def main() -> None:
     except UsageError as mistake:
         show_usage_error(mistake, language)
         sys.exit(mistake.exit_code)
+    except typer.Abort:  # Ctrl-C during a command
+        stderr.print("Aborted!")
+        sys.exit(1)
     except Exception as raised:
         error = raised if isinstance(raised, VistuneError) else in_users_code(raised)
         if error is None:

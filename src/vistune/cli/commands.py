@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from typer._click.exceptions import NoArgsIsHelpError
 from typer.core import TyperCommand, TyperGroup
 
 from vistune.errors import RecipeError
@@ -69,7 +70,7 @@ def set_language(program: Program, language: str) -> None:
 
 def show_usage_error(error: UsageError, language: str) -> None:
     """Print an error in the arguments on stderr, with the usage of the command, in a language."""
-    if language == "en" or error.ctx is None:
+    if language == "en" or error.ctx is None or isinstance(error, NoArgsIsHelpError):
         error.show()
         return
     pieces = " ".join(error.ctx.command.collect_usage_pieces(error.ctx))
