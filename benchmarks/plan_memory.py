@@ -2,9 +2,8 @@
 
 Eight stages over random backbones (CLIP 4x256 at 112 pixels, Llama 8x512 of 16,000 tokens), each a process of its own.
 Memory is the most resident memory of the real training, less what the process held before. `--vision FOLDER --language
-FOLDER` measures real backbones instead, with shuffle2x2 and chatml. Time is the median step's,
-in one thread and in that thread's own seconds, foreseen from rates measured between the steps: what other work on the
-machine slows, it slows for both.
+FOLDER` measures real backbones instead, with shuffle2x2 and chatml. Time is the median step's in one thread, foreseen
+from rates measured between the steps: what other work on the machine slows, it slows for both.
 """
 
 from __future__ import annotations
@@ -22,10 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vistune.cli.app import TUNABLES
+
 RATE = 1e-4
-# One thread, which other work on the machine does not make wait for another; and a heap that gives back what is freed:
-# by default glibc's keeps it, and a process then holds up to twice of what it uses.
-QUIET = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+# One thread, which other work on the machine does not make wait for another; and the heap settings of `vistune train`.
+QUIET = {"OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": TUNABLES}
 FULL = {"projector": RATE, "language": RATE}
 LORA = {"learn": {"projector": RATE, "adapters": RATE}, "lora": {"rank": 64, "alpha": 64}}
 CASES: dict[str, dict[str, Any]] = {
@@ -118,6 +118,7 @@ def measured(folder: Path, name: str, steps: int, real: dict[str, str] | None) -
 
     from vistune.data.stages import plan_stages
     from vistune.interop.load import recipe_processor
+    from vistune.model.kernel_caches import limit_kernel_caches
     from vistune.planner.memory import memory
     from vistune.planner.sizes import load_of, setup_of, sizes_of
     from vistune.planner.work import Device, seconds, this_cpu
@@ -131,6 +132,7 @@ def measured(folder: Path, name: str, steps: int, real: dict[str, str] | None) -
     sizes, _ = sizes_of(recipe.model)
     setup, load = setup_of(recipe.stages[0], bf16=False), load_of(planned)
     foreseen = memory(sizes, setup, load.worst)
+    limit_kernel_caches()
     torch.ones(64, 64) @ torch.ones(64, 64)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = held("VmRSS")
@@ -139,10 +141,10 @@ def measured(folder: Path, name: str, steps: int, real: dict[str, str] | None) -
     train_step = Trainer.train_step
 
     def timed(*arguments: Any) -> Any:
-        began = time.thread_time()
+        began = time.perf_counter()
         report = train_step(*arguments)
-        took.append(time.thread_time() - began)
-        rates.append(this_cpu(sizes, bf16=False, clock=time.thread_time))
+        took.append(time.perf_counter() - began)
+        rates.append(this_cpu(sizes, bf16=False))
         return report
 
     Trainer.train_step = timed  # type: ignore[method-assign]

@@ -5,10 +5,8 @@ python scripts/write_recipe_docs.py
 
 from __future__ import annotations
 
-import re
 import types
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -140,17 +138,10 @@ def default_of(field: FieldInfo) -> str:
 def shipped() -> str:
     """A line for each recipe of the package: its name and the comment at the top of its file."""
     from vistune.recipe import known_recipes
+    from vistune.recipe.starting import about_recipe
 
     lines = ["| recipe | what it is |", "| --- | --- |"]
-    for name in known_recipes():
-        text = (resources.files("vistune") / "recipe" / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
-        comment = []
-        for line in text.splitlines():
-            if not line.startswith("#"):
-                break
-            comment.append(line.lstrip("# "))
-        about = re.split(r"(?<=\.) |(?<=\.)$", " ".join(comment))[0]
-        lines.append(f"| `{name}` | {about} |")
+    lines += [f"| `{name}` | {about_recipe(name)} |" for name in known_recipes()]
     return "\n".join(lines) + "\n"
 
 

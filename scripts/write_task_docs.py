@@ -36,7 +36,7 @@ def block() -> str:
 
 def page() -> str:
     """The page with its table up to date."""
-    return replace_block(PAGE, BEGIN, END, block())
+    return replace_block(PAGE.read_text(encoding="utf-8"), BEGIN, END, block())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from vistune.cli.console import progress_bar
+from vistune.cli.progress import terminal_bar
 
 Result = subprocess.CompletedProcess[str]
 
@@ -106,8 +106,8 @@ def test_a_mistake_in_a_module_of_the_users_is_one_line(folder: Path) -> None:
 
 def test_a_bar_cuts_off_its_note_and_not_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
-    monkeypatch.setattr("vistune.cli.console.stderr", console)
-    with progress_bar("generate", 36) as advance:
+    monkeypatch.setattr("vistune.cli.log.stderr", console)
+    with terminal_bar("generate", 36) as advance:
         advance(36, "no price known · rejected: language 12, shape 12")
     assert isinstance(console.file, io.StringIO)
     assert " 36/36 " in console.file.getvalue()

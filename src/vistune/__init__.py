@@ -29,11 +29,13 @@ if TYPE_CHECKING:
         load,
         plan,
         plan_generation,
+        push,
         score,
         selftest,
         show,
         tasks,
         train,
+        verify,
         why,
         write_report,
     )
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from vistune.errors import VistuneError
     from vistune.evaluation import Comparison, EvaluationResult, ScoreResult
     from vistune.generation import Answer, Assistant, Sampling
+    from vistune.interop.push import PushResult
+    from vistune.interop.verify import VerifyResult
+    from vistune.llm_client import Endpoint
     from vistune.model import next_token_loss
     from vistune.notebook import show_progress
     from vistune.processor import collate
@@ -68,11 +73,13 @@ LAZY = {
         "load",
         "plan",
         "plan_generation",
+        "push",
         "score",
         "selftest",
         "show",
         "tasks",
         "train",
+        "verify",
         "why",
         "write_report",
     ),
@@ -81,6 +88,9 @@ LAZY = {
     "errors": ("VistuneError",),
     "evaluation": ("Comparison", "EvaluationResult", "ScoreResult"),
     "generation": ("Answer", "Assistant", "Sampling"),
+    "interop.push": ("PushResult",),
+    "interop.verify": ("VerifyResult",),
+    "llm_client": ("Endpoint",),
     "model": ("next_token_loss",),
     "notebook": ("show_progress",),
     "processor": ("collate",),
@@ -94,12 +104,14 @@ __all__ = [
     "Comparison",
     "Completion",
     "DataSource",
+    "Endpoint",
     "EvaluationResult",
     "Example",
     "GeneratedData",
     "GenerationConfig",
     "Message",
     "Photographs",
+    "PushResult",
     "QuickstartSummary",
     "Recipe",
     "Run",
@@ -109,6 +121,7 @@ __all__ = [
     "Size",
     "TableForm",
     "TeacherOptions",
+    "VerifyResult",
     "VistuneError",
     "answer",
     "check",
@@ -129,6 +142,7 @@ __all__ = [
     "next_token_loss",
     "plan",
     "plan_generation",
+    "push",
     "quickstart",
     "score",
     "selftest",
@@ -136,6 +150,7 @@ __all__ = [
     "show_progress",
     "tasks",
     "train",
+    "verify",
     "why",
     "write_report",
 ]

@@ -68,6 +68,12 @@ class TeacherError(VistuneError):
     exit_code = 5
 
 
+class HubError(VistuneError):
+    """A model hub refuses a request or cannot be reached."""
+
+    exit_code = 5
+
+
 class BudgetError(TeacherError):
     """The budget or quota is spent; paid replies are kept."""
 

@@ -40,7 +40,7 @@ def show_progress(label: str, total: int) -> Iterator[Advance]:
 
     with tqdm(total=total, desc=label) as bar:
 
-        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
+        def advance(count: int = 1, note: str = "", total: int | None = None, **event: object) -> None:
             if total is not None:
                 bar.total = total
             if note:

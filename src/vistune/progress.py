@@ -1,6 +1,6 @@
-"""Progress of long work: a function asks for a bar by label and total, and advances it.
+"""Progress of long work: a function opens a task by label and total, and advances it.
 
-A command shows bars (`vistune.cli.console`); calls from Python and tests are silent by default.
+A command shows bars or log lines (`vistune.cli.progress`); calls from Python and tests are silent by default.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-Advance = Callable[..., None]  # advance(count=1, note="", total=None); `total` replaces a total that was a guess
+# advance(count=1, note="", total=None, event="", values={}). `total` replaces a total that was a guess. `note` is for
+# people; `values` has the same as numbers (the loss of a step, …). `event` names something that happened in the task:
+# `resumed` (`count` steps were done earlier), `validation` or `checkpoint`, with its `values`.
+Advance = Callable[..., None]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]  # progress(label, total)
 OnMessage = Callable[[str], None]  # takes a message for the user
 
@@ -17,14 +20,14 @@ def ignore_message(message: str) -> None:
     """Drop a message."""
 
 
+def ignore_advance(count: int = 1, note: str = "", total: int | None = None, **event: object) -> None:
+    """Show nothing."""
+
+
 @contextmanager
 def no_progress(label: str, total: int) -> Iterator[Advance]:
     """Show nothing."""
-
-    def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
-        pass
-
-    yield advance
+    yield ignore_advance
 
 
 @contextmanager

@@ -24,6 +24,7 @@ FOLDER = Path(__file__).parent
 PAGES = ("report/labels", "report/diagrams", "serving/page/words")  # catalogues by key
 FIX = ". Fix: "  # between an error's message and its hint
 STRONG, BEGINNING = 7, 3  # letters of a template whose values may be several words: in all, or at its beginning
+NUMBERS = {"count": r"[\d.,]+", "time": r"[\d.,]+ ?\w+"}  # placeholders that stand for nothing else
 DEPTH = 5  # a text may contain a text that contains a text …
 
 
@@ -129,8 +130,8 @@ class _Template:
 
 def _value_pattern(own: Sequence[str], name: str, number: int) -> str:
     """Return what a placeholder stands for. If a template has few fixed letters, its values are single words."""
-    if name == "count":
-        return r"[\d.,]+"
+    if name in NUMBERS:
+        return NUMBERS[name]
     letters = [sum(map(str.isalpha, piece)) for piece in own]
     if sum(letters) < STRONG and letters[0] < BEGINNING:
         return r"\S*?"

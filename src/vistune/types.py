@@ -22,6 +22,7 @@ IMAGE_ID = -200  # an image slot in `input_ids`; not in the vocabulary, so no te
 
 Role = Literal["system", "user", "assistant"]
 KINDS = ("caption", "conversation", "detail", "reasoning")
+PREFERENCE = "preference"  # the kind of pairs of a chosen and a rejected answer
 SIZED_MODES = ("anyres", "naflex")  # image modes in which the number of slots of an image depends on its size
 
 
@@ -89,12 +90,14 @@ class Sample:
     """The one conversation type of training, evaluation, chat and server.
 
     Images are `ImageRef` parts; `<image>` in a string is literal text. `origin`: the sample's location, `path:line`.
+    `rejected`: in a preference pair, the answer that is worse than the last message, which is the chosen one.
     """
 
     id: str
     messages: tuple[Message, ...]
     kind: str = ""
     origin: str = ""
+    rejected: Message | None = None
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -194,6 +197,7 @@ class Example:
         slots: (slots, 2) int64, the tile and the patch that fill each slot; tile -1 is the newline that ends a row of
             patches. None if every patch of every tile has its slot, in order.
         grids: (images, 2) int64 with `naflex`, the rows and columns of each image's patches; else None.
+        documents: Lengths of the documents of a preference pair, chosen first; empty if the example is one document.
     """
 
     input_ids: torch.Tensor
@@ -201,6 +205,7 @@ class Example:
     images: torch.Tensor
     slots: torch.Tensor | None = None
     grids: torch.Tensor | None = None
+    documents: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
@@ -227,6 +232,9 @@ class Batch:
         grids: (tiles, 2) int64 or None, as in `Example`.
         number: Index of the row within its step; seeds dropout.
         places: The documents' indices among the stage's samples.
+        pair_documents: Documents of a preference pair, 2 or 3; 0 for other rows. Ids and sample indices are then those
+            of the pairs.
+        reference: (documents,) fp32, the reference model's log-probability of each answer; None if there is none.
     """
 
     input_ids: torch.Tensor
@@ -240,6 +248,13 @@ class Batch:
     grids: torch.Tensor | None = None
     number: int = 0
     places: tuple[int, ...] = ()
+    pair_documents: int = 0
+    reference: torch.Tensor | None = None
+
+    @property
+    def units(self) -> int:
+        """The number that divides a step's summed loss: pairs, or supervised tokens."""
+        return (len(self.starts) - 1) // self.pair_documents if self.pair_documents else self.supervised
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the row on a device; `starts` stays on the CPU, where it is read value by value."""
@@ -252,7 +267,7 @@ class Batch:
     def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         changed: dict[str, Any] = {
             name: change(tensor)
-            for name in ("input_ids", "labels", "positions", "images", "slots", "grids")
+            for name in ("input_ids", "labels", "positions", "images", "slots", "grids", "reference")
             if (tensor := getattr(self, name)) is not None
         }
         return replace(self, **changed)

@@ -15,7 +15,10 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import joint_folders
+import language_table
 import pytest
+import tower_kinds
 import yaml
 from script_modules import load_script
 from source_messages import source_messages
@@ -101,7 +104,7 @@ def refuse_verb(words: list[str]) -> str | None:
         PROGRAM.commands[verb].make_context(verb, list(rest))
     except Exception as error:
         return f"{type(error).__name__}: {getattr(error, 'message', error)}"
-    if verb in ("train", "plan", "selftest", "draw"):
+    if verb in ("train", "plan", "selftest", "draw") and not rest[0].startswith("-"):  # `--resume RUN` names a run
         load_recipe(rest[0], [word for word in rest[1:] if "=" in word and not word.startswith("-")])
     return None
 
@@ -182,6 +185,16 @@ def test_the_recipe_reference_is_current() -> None:
 def test_the_supported_models_are_those_that_the_tests_run() -> None:
     writer = load_script("write_model_docs")
     assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run: python scripts/write_model_docs.py"
+
+
+def test_the_supported_models_page_names_every_model_of_the_tests() -> None:
+    tables = [*language_table.ACCEPTED.values(), *(kind for kind, _ in language_table.REFUSED.values())]
+    cells = [f"| {kind.names} | `{kind.architecture}` |" for kind in tables]
+    cells += [f"| {tower_kinds.NAMES[kind]} | `{kind}` |" for kind in tower_kinds.KINDS]
+    cells += [f"| {names} | `{kind}` |" for kind, (names, _) in tower_kinds.REFUSED.items()]
+    cells += [f"| `{kind}` |" for kind in (*joint_folders.KINDS, *joint_folders.REFUSED)]
+    page = read("docs/reference/models.md")
+    assert [cell for cell in cells if cell not in page] == [], "run: python scripts/write_model_docs.py"
 
 
 def test_troubleshooting_quotes_messages_that_exist() -> None:

@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tiny_models import tiny_of
+from transformers import CLIPVisionConfig, PixtralVisionConfig
 
 from vistune.cli import data, model
 from vistune.cli import evaluation as measure
+from vistune.cli.log import using
+from vistune.cli.settings import Settings
 from vistune.data import all_samples, open_source
 from vistune.errors import RecipeError, VistuneError
 from vistune.evaluation import TASKS
 from vistune.files import read_text
+from vistune.model.language import load_language
+from vistune.model.tower_shape import describe_tower
 from vistune.processor.images import load_bytes, open_image
 from vistune.recipe import DataSource, load_recipe
 from vistune.records.samples import form_of
@@ -44,6 +51,8 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "resume": lambda: model.train("quickstart", out=HERE / "nothere", resume=True),
     "check": lambda: data.check(None),
     "evaluate": lambda: measure.evaluate(None),
+    "tower": lambda: describe_tower(PixtralVisionConfig()),
+    "feature layer": lambda: describe_tower(CLIPVisionConfig(), -99),
     "task data": lambda: measure.tasks_of("scenes", None, [HERE]),
 }
 
@@ -60,6 +69,15 @@ def test_a_common_mistake_is_told_korean_message(name: str) -> None:
 
 def test_what_is_not_known_stays_english() -> None:
     assert in_language(str(RecipeError("something rare", "mend it")), "ko") == "something rare. Fix: mend it"
+
+
+def test_the_warning_of_an_unpacked_model_is_korean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_of("mamba", {"state_size": 4}).save_pretrained(tmp_path)
+    with using(Settings(language="ko")):
+        load_language(str(tmp_path), torch.float32)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"언어 모델 {tmp_path}은(는) 문서를 하나씩 실행합니다: its layers keep a recurrent state" in printed
+    assert "runs unpacked" not in printed
 
 
 def test_the_command_line_tells_it_so() -> None:

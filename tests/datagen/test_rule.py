@@ -14,6 +14,7 @@ from vistune.datagen import GenerationConfig, generate_by_rule
 from vistune.datagen.checks import Candidate, run_checks
 from vistune.datagen.teachers import rule
 from vistune.grounding import QUESTION_TYPES, Scene, ask, description, reason
+from vistune.grounding.annotated import scene_of
 from vistune.types import AnnotatedImage, Box
 
 ROOM = (
@@ -175,13 +176,13 @@ def test_photographs_with_captions_only_are_asked_about_in_both_languages(
 
 
 def test_a_class_in_one_of_several_captions_is_neither_asked_for_nor_denied() -> None:
-    scene = rule.scene_of(photograph("A dog on grass.", "A brown dog.", "A dog and a frisbee.", boxes=()), "en")
+    scene = scene_of(photograph("A dog on grass.", "A brown dog.", "A dog and a frisbee.", boxes=()), "en")
     assert scene.named == ("dog",)
     assert "frisbee" not in replace(scene, others=("frisbee", "cat")).absent
 
 
 def test_an_unknown_number_is_not_worded_as_one_or_many() -> None:
-    scene = rule.scene_of(photograph("Two dogs.", boxes=()), "ko")
+    scene = scene_of(photograph("Two dogs.", boxes=()), "ko")
     sentences = {ask(scene, "existence", "ko", random.Random(seed)) for seed in range(40)}
     confirmed = {item.sentence for item in sentences if item is not None and item.answer == "네"}
     assert confirmed == {"네, 개가 있습니다.", "네, 개가 보입니다."}

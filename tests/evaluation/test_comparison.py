@@ -21,8 +21,9 @@ from vistune.evaluation import (
     EvaluationRequest,
     EvaluationResult,
     compare,
+    figures_tables,
     labels_of,
-    markdown,
+    remarks,
 )
 from vistune.evaluation.comparison import headlines, published, published_on
 from vistune.evaluation.results import evaluation_result
@@ -68,8 +69,10 @@ def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     assert pair["wins"][0]["said"] == {"good": "red", "bad": "blue"}
     assert pair["difference"]["value"] == pytest.approx(0.75)
     assert pair["words"] == "good is better: the interval is above zero"
-    text = markdown(comparison)
-    assert "| file | 20 | accuracy | 0.9000 | 0.1500 |" in text
+    (table,) = figures_tables(comparison)
+    assert (table.task, table.count, table.columns[0]) == ("file", 20, "accuracy")
+    assert {name: values[0] for name, values in table.rows.items()} == {"good": "0.9000", "bad": "0.1500"}
+    text = "\n".join(remarks(comparison))
     assert "good answers 16 better than bad, 1 worse; +75.0 points" in text
     assert "file, good: no sign that the model uses the image: the 95 % interval of the gain includes zero" in text
     even = compare({"a": [good], "b": [good]}).to_dict()["tasks"][0]["pairs"][0]
@@ -139,9 +142,11 @@ def test_two_models_on_two_tasks_in_one_call(tmp_path: Path, model: Path, other_
     done = CliRunner().invoke(app, [*arguments, "--out", str(out)])
     assert done.exit_code == 0, done.output
     names = labels_of([model, other_model])
-    header, _, first, *_ = done.stdout.splitlines()
-    assert header.startswith(f"| task | questions | figure | {names[0]} | {names[1]} | LLaVA-v1 7B |")
-    assert "| 85.90 |" in first
+    shown = done.stdout.splitlines()
+    assert [line.strip() for line in shown if "questions" in line][:2] == ["pope, 6 questions", "file, 3 questions"]
+    assert all(any(line.startswith(f"│ {name}") for line in shown) for name in (*names, "LLaVA-v1.5 7B"))
+    assert any("LLaVA-v1.5 7B" in line and "85.90" in line for line in shown)
+    assert max(len(line) for line in shown if line.startswith(("┏", "│"))) <= 80
     assert "- LLaVA-v1.5 7B: arXiv 2310.03744" in done.stdout
     assert {path.name for path in out.iterdir()} == {"comparison.json", "comparison.html", *names}
     tree = read_json(out / "comparison.json")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.evaluation import EvaluationRequest, score
-from vistune.evaluation.models import ModelOptions, evaluate_models
+from vistune.evaluation import EvaluationRequest, ModelOptions, score
+from vistune.evaluation.models import evaluate_models
 from vistune.evaluation.parsing import choice_of, first_character, matched, yes_or_no
 from vistune.evaluation.predictions import read_sheet
 from vistune.evaluation.task import Reply

@@ -21,7 +21,8 @@ from vistune import api
 from vistune.cli.app import app
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, score
-from vistune.evaluation.tasks.file import FIELDS, IDS, TEXTS, File, OwnQuestions, read_questions
+from vistune.evaluation.own_questions import FIELDS, IDS, TEXTS, OwnQuestions, read_questions
+from vistune.evaluation.tasks.file import File
 from vistune.files import read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
 from vistune.runs.checkpoint import load
@@ -192,7 +193,7 @@ def test_a_question_that_cannot_be_asked_as_it_is_meant_is_refused(
         ({"text": "?"}, "question_id: is missing; the record has text"),
         ({"question_id": 1, "questoin": "?"}, "text: is missing; .*rename `questoin` to `text`"),
         ({"question_id": 1, "question": "a?", "prompt": "b?"}, "question: question and prompt may all be the question"),
-        ({"id": 1, "conversations": []}, r"text: this is a record to train on \(`conversations`\)"),
+        ({"id": 1, "conversations": []}, r"conversations: expected a list of turns, got \[\]"),
         ({"question_id": 1, "text": "?", "gold": "red"}, "answer: is missing; .*rename `gold` to `answer`"),
         ({"question_id": 1, "text": "?", "answer": 0.5}, "answer: expected text, got 0.5"),
         ({"question_id": 1, "text": "?", "answer": ["a"]}, r"answer: expected text, got \['a'\]"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vistune.datagen.teachers.rule import scene_of
+from vistune.grounding.annotated import scene_of
 from vistune.grounding.balance import choose, fit_balance
 from vistune.grounding.caption_things import caption_things, named_things, possible_things
 from vistune.grounding.lexicon import entry_of, objects

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vistune.grounding.guessing import Conversation, guessing_lines, measure_guessing
+from vistune import grounding
+from vistune.files import read_json
+from vistune.grounding.guessing import Conversation, guessing_lines, measure_guessing, question_type
 
 LABELS = ("dog", "cat", "bus", "kite", "bowl", "oven")
 Turns = list[tuple[str, str]]
@@ -100,3 +105,41 @@ def test_open_answers_and_small_groups_are_not_measured() -> None:
     assert measure_guessing(conversations(lambda rng: [("Why does the man walk?", long)])) == []
     assert measure_guessing(conversations(by_label)[:20]) == []
     assert guessing_lines([]) == []
+
+
+@pytest.mark.parametrize("section", ["questions", "reasoning"])
+def test_a_question_and_its_translation_have_the_same_type(section: str) -> None:
+    english, korean = (
+        read_json(Path(grounding.__file__).parent / language / "sentences.json")[section] for language in ("en", "ko")
+    )
+
+    def types(entry: Any, noun: str) -> set[str | None]:
+        forms = entry["questions"] if section == "questions" else entry[:1]
+        filled = (re.sub(r"\[[^/\]]*/([^\]]*)\]", r"\1", re.sub(r"\{\w+\}", noun, form)) for form in forms)
+        return {question_type(form) for form in filled}
+
+    asked = [kind for kind in english if section == "questions" or english[kind][0].endswith("?")]
+    found = {kind: (types(english[kind], "apple"), types(korean[kind], "사과")) for kind in asked}
+    assert {kind: sets for kind, sets in found.items() if sets[0] != sets[1]} == {}
+    assert all(len(sets[0]) == 1 for kind, sets in found.items() if kind != "size"), "paraphrases have one type"
+
+
+@pytest.mark.parametrize(
+    ("english", "korean", "expected"),
+    [
+        ("Which colour is the dog?", "개는 무슨 색인가요?", "what"),
+        ("What is on the table?", "탁자 위에는 무엇이 있나요?", "what"),
+        ("Is it a cat or a dog?", "고양이인가요, 개인가요?", "which"),
+        ("Which is larger, the cat or the dog?", "고양이와 개 가운데 어느 쪽이 더 큰가요?", "which"),
+        ("What is the object in the middle?", "가운데에 있는 물체는 무엇인가요?", "what"),
+        ("Who is running?", "누가 달리고 있나요?", "who"),
+        ("Why is it wet?", "왜 젖어 있나요?", "why"),
+        ("How is the weather?", "날씨는 어떠한가요?", "how"),
+        ("Are there more dogs than cats?", "개가 고양이보다 더 많은가요?", "is_there"),
+        ("Is the dog to the left of the cat?", "개는 고양이의 왼쪽에 있나요?", "yes_no"),
+        ("Describe the picture.", "사진을 설명해 주세요.", "request"),
+        ("If one dog left, how many would remain?", "개 한 마리가 떠나면 몇 마리가 남나요?", "how_many"),
+    ],
+)
+def test_types_agree_between_the_languages(english: str, korean: str, expected: str) -> None:
+    assert (question_type(english), question_type(korean)) == (expected, expected)

@@ -11,6 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vistune.model import add_adapters, build, read_spec
+from vistune.processor import Processor, load_tokenizer
+from vistune.recipe import Lora, Model, Recipe, Stage
+from vistune.runs import checkpoint
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -61,6 +66,29 @@ def original(tiny_backbones: Path, tmp_path: Path) -> Callable[..., Path]:
         for file in ("tokenizer.json", "tokenizer_config.json"):
             (folder / file).write_bytes((tiny_backbones / "language" / file).read_bytes())
         return folder
+
+    return make
+
+
+@pytest.fixture
+def tuned(tiny_backbones: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A model folder whose parts have learnt: every tensor of them moved at random."""
+
+    def make(*learnt: str, lora: Lora | None = None, **choices: Any) -> Path:
+        named = {"vision": str(tiny_backbones / "vision"), "language": str(tiny_backbones / "language"), **choices}
+        recipe = Recipe(model=Model(**named), stages=(Stage(name="tune", learn={"projector": 1e-3}, steps=1),))
+        spec = read_spec(recipe.model)
+        torch.manual_seed(4)
+        model = build(recipe.model, spec, seed=1)
+        if lora is not None:
+            model.language = add_adapters(model.language, lora)
+        with torch.no_grad():
+            for part in learnt:
+                for _, parameter in model.parts()[part]:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        processor = Processor(load_tokenizer(recipe.model.language), spec)
+        checkpoint.save(tmp_path / "tuned", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, learnt))
+        return tmp_path / "tuned"
 
     return make
 

@@ -20,38 +20,14 @@ from vistune.generation import Assistant
 from vistune.generation.messages import read_messages
 from vistune.interop import layouts
 from vistune.interop.export import export_model, import_model, write_card
-from vistune.interop.parity import MERGED, TOLERANCE, ParityRow, exceeds_tolerance, probes
+from vistune.interop.parity import BATCH, MERGED, TOLERANCE, ParityRow, exceeds_tolerance, probes
 from vistune.interop.writers import with_older_keys
-from vistune.model import add_adapters, build, read_spec
-from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Lora, Model, Recipe, Stage
+from vistune.processor import load_tokenizer
+from vistune.recipe import Lora
 from vistune.runs import checkpoint
 
 Make = Callable[..., Path]
 FINISHED = [*probes()["picture"], {"role": "assistant", "content": "Waves."}]
-
-
-@pytest.fixture
-def tuned(tiny_backbones: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A model folder whose parts have learnt: every tensor of them moved at random."""
-
-    def make(*learnt: str, lora: Lora | None = None, **choices: Any) -> Path:
-        named = {"vision": str(tiny_backbones / "vision"), "language": str(tiny_backbones / "language"), **choices}
-        recipe = Recipe(model=Model(**named), stages=(Stage(name="tune", learn={"projector": 1e-3}, steps=1),))
-        spec = read_spec(recipe.model)
-        torch.manual_seed(4)
-        model = build(recipe.model, spec, seed=1)
-        if lora is not None:
-            model.language = add_adapters(model.language, lora)
-        with torch.no_grad():
-            for part in learnt:
-                for _, parameter in model.parts()[part]:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        processor = Processor(load_tokenizer(recipe.model.language), spec)
-        checkpoint.save(tmp_path / "tuned", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, learnt))
-        return tmp_path / "tuned"
-
-    return make
 
 
 def logits(made: Any) -> torch.Tensor:
@@ -185,7 +161,7 @@ def test_a_merge_is_shown_beside_what_was_merged(tuned: Make, tmp_path: Path) ->
     folder = tuned("adapters", "projector", lora=Lora(rank=4, alpha=8), projector="mlp2x_gelu")
     rows = export_model(folder, tmp_path / "hf", layout="llava-hf", merge=True)
     names = [row.probe for row in rows]
-    assert names == [f"merge: {probe}" for probe in probes()] + list(probes())
+    assert names == [f"merge: {probe}" for probe in probes()] + [*probes(), BATCH]
     merges = rows[: len(probes())]
     assert all(row.same_ids and row.same_tokens for row in merges)
     assert 0 < max(row.largest_difference for row in merges) < 1e-4  # another order of sums, no other sums
@@ -234,7 +210,8 @@ def test_the_card_names_what_the_model_was_made_of(tmp_path: Path) -> None:
     (evals / "pope.json").write_text(json.dumps({"metrics": {"f1": 85.9}}))
     card = write_card(checkpoint_folder)
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["openai/clip-vit-large-patch14-336"]
-    for line in ("Base models: openai/clip-vit-large-patch14-336, mine.", "Data: samples.json.", "| pope | f1 85.9 |",
+    for line in ("Base models: openai/clip-vit-large-patch14-336, mine.", "Data: samples.json.",
+                 "| pope | f1 85.9 | not asked | not asked | not asked |  |  |",
                  "- stage tune: projector at 0.0001, adapters at 0.0002"):  # fmt: skip
         assert line in card.splitlines()
     assert str(tmp_path) not in card

@@ -18,7 +18,8 @@ from vistune.interop.adapters import naming_of
 from vistune.interop.build import fit_tensors
 from vistune.interop.folders import by_part, written_name
 from vistune.interop.original import stripped
-from vistune.interop.writers import ExportedModel, hf_state, original_state, peft_state
+from vistune.interop.peft_export import peft_state
+from vistune.interop.writers import ExportedModel, hf_state, original_state
 from vistune.model import VisionLanguageModel, add_adapters, build_projector
 from vistune.model.attention import register
 from vistune.model.lora import refuse_misfits

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tower_kinds import save_tower, side_of
+from tower_kinds import KINDS, save_tower, saved_config, side_of
 
 from vistune.errors import RecipeError
 from vistune.interop import layouts
 from vistune.interop.export import export_model, import_model
+from vistune.interop.layout_limits import tower_misfit
 from vistune.model import build, read_spec
+from vistune.model.tower_shape import describe_tower
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
 from vistune.runs import checkpoint
@@ -77,6 +80,47 @@ def test_what_transformers_llava_cannot_do_is_refused(
     with pytest.raises(RecipeError, match=reason):
         export_model(run, tmp_path / "hf", layout="llava-hf")
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "projector", "hints"),
+    [
+        ("dinov2", "pool2x2_mlp2x_gelu", {
+            "llava-hf": "train with model.projector=mlp2x_gelu",
+            "llava-original": "train with model.projector=mlp2x_gelu, a CLIP tower"}),
+        ("clip_vision_model", "pool2x2_mlp2x_gelu", {
+            "llava-hf": "train with model.projector=mlp2x_gelu",
+            "llava-original": "train with model.projector=mlp2x_gelu"}),
+        ("clip_vision_model", "linear", {
+            "llava-hf": "train with model.projector=mlp2x_gelu, or export --layout llava-original"}),
+        ("dinov2", "mlp2x_gelu", {
+            "llava-original": "train with a CLIP tower, or export --layout llava-hf"}),
+    ],
+)  # fmt: skip
+def test_a_refused_layout_names_another_only_if_that_one_can_represent_the_model(
+    kind: str, projector: str, hints: dict[str, str], tiny_backbones: Path, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, tiny_backbones, kind, projector=projector)
+    for layout, hint in hints.items():
+        with pytest.raises(RecipeError) as caught:
+            export_model(run, tmp_path / layout, layout=layout)
+        assert caught.value.hint == hint
+    for layout in {"llava-hf", "llava-original"} - set(hints):
+        export_model(run, tmp_path / layout, layout=layout)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tower_is_exported_as_it_computes_or_refused(kind: str, tiny_backbones: Path, tmp_path: Path) -> None:
+    mode = {"image_mode": "square"} if kind == "siglip2_vision_model" else {}
+    run = make_run(tmp_path, tiny_backbones, kind, feature_layer=-1, **mode)
+    config = saved_config(tmp_path / kind)
+    if reason := tower_misfit(config, describe_tower(config, -1, side_of(kind))):
+        with pytest.raises(RecipeError, match=re.escape(reason)):
+            export_model(run, tmp_path / "hf", layout="llava-hf")
+        return
+    rows = export_model(run, tmp_path / "hf", layout="llava-hf")
+    assert all(row.same_ids and row.same_tokens and row.largest_difference < 1e-4 for row in rows)
 
 
 def test_the_tower_inside_a_whole_model_is_used_with_its_weights(tiny_backbones: Path, tmp_path: Path) -> None:

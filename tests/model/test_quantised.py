@@ -224,7 +224,7 @@ def test_a_stopped_qlora_run_resumes_to_the_same_adapters(
     def interrupting(name: str, total: int) -> Iterator[Any]:
         """Ask to stop after the first step of the second stage."""
 
-        def advance(count: int, note: str = "", total: int | None = None) -> None:
+        def advance(count: int, note: str = "", total: int | None = None, **event: object) -> None:
             if name == "tune" and count:
                 os.kill(os.getpid(), signal.SIGTERM)
 

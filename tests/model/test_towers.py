@@ -16,6 +16,7 @@ from tiny_towers import with_changed_tower
 from torch import Tensor
 from tower_images import SHAPES, images, spec_for, tiles
 from tower_kinds import COMMON, KINDS, LAYERS, save_tower, saved_config, side_of
+from tower_kinds import REFUSED as REFUSED_TOWERS
 from transformers import AutoImageProcessor, BitImageProcessorPil, SmolVLMImageProcessorPil, TimmWrapperConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -37,8 +38,10 @@ def pixels(folder: Path) -> Tensor:
 
 
 def states(model: Any, values: Tensor) -> tuple[Tensor, ...]:
+    """Transformers' own hidden states; for Swin and its kin those in the order of the patches."""
     with torch.no_grad():
-        return tuple(model(**tower_inputs(model, values), output_hidden_states=True).hidden_states)
+        output = model(**tower_inputs(model, values), output_hidden_states=True)
+    return tuple(output.get("reshaped_hidden_states") or output.hidden_states)
 
 
 @pytest.mark.parametrize("kind", [kind if kind in COMMON else pytest.param(kind, marks=pytest.mark.soak)
@@ -181,28 +184,24 @@ def test_tokens_after_the_patches_are_no_patches(tmp_path: Path, tiny_backbones:
         spec_for(tmp_path, tiny_backbones, feature_tokens="cls_patch")
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("pixtral", "it joins the patches of several images into one sequence"),
-        ("qwen2_vl_vision", "takes hidden_states and grid_thw, not square images"),
-        ("qwen3_vl_vision", "takes hidden_states and grid_thw, not square images"),
-        ("mllama_vision_model", "needs aspect_ratio_ids and aspect_ratio_mask in addition to pixel_values"),
-        ("kimi_k25_vision", "needs grid_thw in addition to pixel_values"),
-        ("sam_vision_model", "are not .n, width, rows, columns."),
-        ("segformer", ""),
-        ("maskformer-swin", "it returns no hidden states over patches"),
-        ("idefics_vision", "transformers has no model class for this config"),
-        ("pp_chart2table_vision", "transformers has no model class for this config"),
-        ("higgs_audio_v2_tokenizer", "cannot import its class: HiggsAudioV2TokenizerModel requires"),
-    ],
-)
-def test_a_tower_of_transformers_is_accepted_or_refused_with_the_true_reason(kind: str, reason: str) -> None:
-    if not reason:
-        assert describe_tower(CONFIG_MAPPING[kind](), -1, 224).rows == 7
-        return
-    with pytest.raises(RecipeError, match=reason):
+@pytest.mark.parametrize("kind", REFUSED_TOWERS)
+def test_a_tower_of_transformers_is_refused_with_the_true_reason(kind: str) -> None:
+    with pytest.raises(RecipeError, match=REFUSED_TOWERS[kind][1]):
         describe_tower(CONFIG_MAPPING[kind](), -1, 224)
+
+
+@pytest.mark.skipif(find_spec("scipy") is not None, reason="scipy is installed")
+def test_a_tower_names_the_package_that_it_needs() -> None:
+    with pytest.raises(RecipeError, match="'eomt' needs scipy") as caught:
+        describe_tower(CONFIG_MAPPING["eomt"](), -1, 224)
+    assert caught.value.hint == "pip install scipy"
+
+
+def test_a_tower_is_described_in_any_precision() -> None:
+    """Depth Anything builds the backbone in it in the precision of the weights."""
+    config = CONFIG_MAPPING["depth_anything"](**KINDS["depth_anything"][0])
+    config.dtype = config.backbone_config.dtype = torch.bfloat16
+    assert describe_tower(config, -1, 28).patches == 16
 
 
 @pytest.mark.parametrize("kind", [kind if kind in ("smolvlm", "llama4", "aimv2")

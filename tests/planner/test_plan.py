@@ -54,8 +54,15 @@ def test_plan_is_a_verb_that_needs_no_network(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["plan", "llava-v1.5-7b"])
     assert shown.exit_code == 0, shown.output
     assert "steps unknown (give --samples)" in shown.stdout
-    assert "\n GB " in shown.stdout
-    assert "\n MB " in CliRunner().invoke(app, ["plan", "quickstart", "--samples", "1000"]).stdout
+    devices = {line[:18].strip(): line[18:].split("  ") for line in shown.stdout.splitlines()}
+    assert "does not fit" in devices["24 GB (RTX 4090)"]
+    assert "fits" in devices["141 GB (H200)"]
+    assert "\nGB " in CliRunner().invoke(app, ["plan", "llava-v1.5-7b", "--details"]).stdout
+    known = CliRunner().invoke(app, ["plan", "quickstart", "--samples", "1000"])
+    assert "\nthis CPU " in known.stdout
+    assert "fits" in known.stdout
+    assert "does not fit" not in known.stdout
+    assert max(map(len, known.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("text", ["gpus: {H100: dear}", "gpus: [1]"])

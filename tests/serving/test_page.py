@@ -286,7 +286,7 @@ def test_samples_temperature_and_length(tab: Opened) -> None:
         assert tab("#settings").is_hidden()
     tab("#samples button").nth(1).click()
     tab("#chosen img").wait_for()
-    samples = json.loads(static.contents()[static.SAMPLES][1])
+    samples = json.loads(static.contents()[static.SAMPLES][1])["samples"]
     assert tab.page.input_value("#question") == samples[1]["questions"]["en"]
     with saying(tab.found, "one " * 40):
         tab("#send").click()

@@ -126,7 +126,7 @@ def test_korean(chromium: Any, served: Running) -> None:
         assert tab.page.get_attribute("html", "lang") == "ko"
         assert tab("#welcome h2").inner_text() == "이미지에 대해 무엇이 궁금하세요?"
         tab("#samples button").first.wait_for()
-        samples = json.loads(static.contents()[static.SAMPLES][1])
+        samples = json.loads(static.contents()[static.SAMPLES][1])["samples"]
         assert tab("#samples button").all_inner_texts() == [sample["questions"]["ko"] for sample in samples]
         tab.shot("korean")
         ask(tab, ("원.png", png()))

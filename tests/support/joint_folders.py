@@ -44,7 +44,11 @@ REFUSED = {
     "mistral3": "it joins the patches of several images into one sequence",
     "kimi_k25": "Kimi_K25VisionModel needs grid_thw in addition to pixel_values",
     "florence2": "Florence2VisionBackbone takes hidden_states, not square images",
-    "got_ocr2": "are not .n, width, rows, columns.",
+    "glm4v": "Glm4vVisionModel takes hidden_states and grid_thw, not square images",
+    "exaone4_5": "Exaone4_5_VisionModel takes hidden_states and grid_thw, not square images",
+    "hunyuan_vl": "HunYuanVLVisionTransformer needs grid_thw in addition to pixel_values",
+    "molmo2": "Molmo2VisionModel fails on square images of 378 pixels",
+    "inkling2": "Inkling2VisionModel needs image_grid_thw in addition to pixel_values",
     "idefics": "transformers has no model class for this config",
     "gemma4": "its config has no vision_config",
 }

@@ -28,6 +28,8 @@ CALLS: Mapping[str, tuple[int | str, ...]] = {
     "refuse_given": (1, 2),
     "print_lines": tuple(range(20)),
     "print_message": (0,),
+    "phrase": (0,),
+    "say": (0,),
     "note": (0,),
     "on_message": (0,),
     "report": (0,),

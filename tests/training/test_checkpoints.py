@@ -27,6 +27,7 @@ from vistune.runs import checkpoint
 from vistune.runs.folder import MetricsLog, checkpoints_of, find_model, newest_whole, prune
 from vistune.training import Run, World
 from vistune.training.checkpointing import Saver
+from vistune.training.distributed.parallelism import take_on_first
 
 BOTH = [{**ALIGN, "steps": 3, "save_every": 1}, {**LORA, "steps": 3, "save_every": 1}]
 
@@ -265,7 +266,7 @@ def test_lines_wait_for_room_on_the_disk(tmp_path: Path, caplog: pytest.LogCaptu
 def test_the_loop_goes_on_while_a_checkpoint_is_written() -> None:
     """And the next one waits for it; a failure is told once, and raised only where the last one matters."""
     failures: list[BaseException] = []
-    saver = Saver(World(), failures.append)
+    saver = Saver(World(device="cuda"), failures.append)
     gate, order = threading.Event(), []
 
     def write(number: int) -> Callable[[], None]:
@@ -287,6 +288,20 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written() -> None:
     saver.begin(write(1))
     with pytest.raises(DiskError, match="full"):
         saver.finish()
+
+
+def test_on_a_gpu_a_checkpoint_takes_copies_also_of_what_is_on_the_cpu() -> None:
+    steps = torch.tensor(1.0)  # AdamW counts its steps on the CPU
+    taken, itself = take_on_first(World(device="cuda"))(steps), take_on_first(World(device="cpu"))(steps)
+    steps += 1
+    assert (float(taken), float(itself)) == (1.0, 2.0)
+
+
+def test_on_a_cpu_the_loop_waits_for_a_checkpoint() -> None:
+    """It is written from the tensors themselves, which the next step would change."""
+    written: list[str] = []
+    Saver(World(device="cpu"), pytest.fail).begin(lambda: written.append("checkpoint"))
+    assert written == ["checkpoint"]
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -150,7 +150,7 @@ def test_no_bar_is_shown_where_nothing_is_to_be_done(make_recipe: MakeRecipe, tm
     def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
         bars.append([label, total, 0])
 
-        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
+        def advance(count: int = 1, note: str = "", total: int | None = None, **event: object) -> None:
             bars[-1][2] += count
 
         yield advance

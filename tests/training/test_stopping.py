@@ -128,7 +128,7 @@ def test_sigterm_while_features_are_computed(make_recipe: MakeRecipe, tmp_path: 
 
     @contextmanager
     def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
-        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
+        def advance(count: int = 1, note: str = "", total: int | None = None, **event: object) -> None:
             if label == "cache features":
                 kept.append(count)
                 if len(kept) == 2:

@@ -18,20 +18,9 @@ from vistune.api.data import (
     show,
 )
 from vistune.api.evaluation import BLIND_QUESTIONS, answer, describe, evaluate, evaluate_all, score, tasks
-from vistune.api.models import (
-    GgufOptions,
-    LoadOptions,
-    chat,
-    draw,
-    export,
-    export_gguf,
-    import_model,
-    load,
-    serve,
-    why,
-    write_report,
-)
+from vistune.api.models import LoadOptions, chat, draw, load, serve, why, write_report
 from vistune.api.run import Run
+from vistune.api.sharing import GgufOptions, PushSettings, export, export_gguf, import_model, push, verify
 from vistune.api.training import check_recipe, dry_run, parent_of, plan, selftest, train
 
 __all__ = [
@@ -40,6 +29,7 @@ __all__ = [
     "GenerationPlan",
     "GgufOptions",
     "LoadOptions",
+    "PushSettings",
     "Run",
     "SourceSelection",
     "answer",
@@ -62,12 +52,14 @@ __all__ = [
     "parent_of",
     "plan",
     "plan_generation",
+    "push",
     "score",
     "selftest",
     "serve",
     "show",
     "tasks",
     "train",
+    "verify",
     "why",
     "write_report",
 ]

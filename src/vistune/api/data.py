@@ -164,7 +164,12 @@ def _generate_data(
 ) -> GeneratedData:
     from vistune import __version__, datagen
     from vistune.datagen.teachers import refuse_untranslated
-    from vistune.grounding.guessing import conversations_of, measure_guessing
+    from vistune.grounding.guessing import (
+        answer_pairs_of,
+        conversations_of,
+        measure_guessing,
+        measure_pair_guessing,
+    )
     from vistune.grounding.labels import unknown_labels, write_template
     from vistune.report import write_data_report
 
@@ -189,6 +194,7 @@ def _generate_data(
             generated = datagen.generate_by_model(images, config, service, out, advance, **report)
     generated = datagen.separate_held_out(generated, images, held_out, config)
     guessing = measure_guessing(conversations_of(generated.rows))
+    guessing += measure_pair_guessing(answer_pairs_of(generated.rows))
     unknown = unknown_labels(images)
     generated = replace(generated, source=described, guessing=guessing, unknown_labels=unknown, path=out)
     teacher = {"teacher": datagen.teacher_record(service, config), "source": source.name}

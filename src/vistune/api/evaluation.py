@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ScoreOptions,
         ScoreResult,
     )
+    from vistune.llm_client import Endpoint
 
 BLIND_QUESTIONS = 600  # questions that are also asked without an image and with a wrong one, chosen by a seed
 Options = TypeVar("Options", bound=Mapping[str, Any])
@@ -38,7 +39,7 @@ def _with_paths(options: Options, *names: str) -> Options:
 
 @overload
 def evaluate(
-    model: PathLike,
+    model: PathLike | Endpoint,
     *,
     task: str,
     data: PathLike,
@@ -47,7 +48,7 @@ def evaluate(
 ) -> EvaluationResult: ...
 @overload
 def evaluate(
-    model: PathLike,
+    model: PathLike | Endpoint,
     *,
     tasks: Sequence[str],
     data: PathLike | Mapping[str, PathLike],
@@ -55,7 +56,7 @@ def evaluate(
     **options: Unpack[EvaluationOptions],
 ) -> list[EvaluationResult]: ...
 def evaluate(
-    model: PathLike,
+    model: PathLike | Endpoint,
     *,
     task: str | None = None,
     tasks: Sequence[str] | None = None,
@@ -69,7 +70,8 @@ def evaluate(
     processes share the questions, and each returns the whole result.
 
     Args:
-        model: Run folder, model folder, or a folder of a layout that `import` reads.
+        model: Run folder, model folder, a folder of a layout that `import` reads, or a model behind an
+            OpenAI-compatible endpoint, which needs `out`.
         task: Name of a task, such as `pope`.
         tasks: Names of several tasks.
         data: Data folder of the tasks; a mapping gives each task its own.
@@ -77,7 +79,8 @@ def evaluate(
         options: Fields of `vistune.evaluation.EvaluationRequest`, such as `out`, `limit` and `blind`, and `device`,
             `dtype` and `quantize` of the model.
     """
-    from vistune.evaluation.models import EvaluationRequest, evaluate_models, split_options
+    from vistune.evaluation.models import evaluate_models
+    from vistune.evaluation.request import EvaluationRequest, split_options
 
     if (task is None) == (tasks is None):
         raise RecipeError("evaluate needs `task` or `tasks`", "give one of them")
@@ -85,8 +88,14 @@ def evaluate(
     folders = _task_folders(names, data)
     model_options, fields = split_options({"blind_limit": BLIND_QUESTIONS, **_with_paths(options, "out")})
     requests = [EvaluationRequest(name, folder, **fields) for name, folder in folders.items()]
-    [results] = evaluate_models([Path(model)], lambda _: requests, model_options, progress)
+    [results] = evaluate_models([_as_model(model)], lambda _: requests, model_options, progress)
     return results if task is None else results[0]
+
+
+def _as_model(model: PathLike | Endpoint) -> Path | Endpoint:
+    from vistune.llm_client import Endpoint
+
+    return model if isinstance(model, Endpoint) else Path(model)
 
 
 def _task_names(tasks: Sequence[str] | None) -> list[str]:
@@ -109,7 +118,7 @@ def _task_folders(names: Sequence[str], data: PathLike | Mapping[str, PathLike])
 
 
 def evaluate_all(
-    models: Sequence[PathLike],
+    models: Sequence[PathLike | Endpoint],
     tasks: Mapping[str, PathLike],
     *,
     progress: Progress = notebook_progress,
@@ -131,7 +140,7 @@ def evaluate_all(
     options = _with_paths(options, "out")
     paths = {task: Path(folder) for task, folder in tasks.items()}
     comparison, is_first = evaluation.evaluate_all(
-        [Path(model) for model in models], paths, progress=progress, on_message=on_message, options=options
+        [_as_model(model) for model in models], paths, progress=progress, on_message=on_message, options=options
     )
     out = options.get("out")
     if out is not None and is_first and len(models) * len(tasks) > 1:
@@ -157,7 +166,8 @@ def answer(
         options: Fields of `vistune.evaluation.AnswerRequest`: `images`, `max_tokens` and `again`; and `device`, `dtype`
             and `quantize` of the model.
     """
-    from vistune.evaluation.models import AnswerRequest, answer_questions, split_options
+    from vistune.evaluation.models import AnswerRequest, answer_questions
+    from vistune.evaluation.request import split_options
 
     model_options, fields = split_options(_with_paths(options, "images"))
     request = AnswerRequest(Path(questions), Path(out), **fields)

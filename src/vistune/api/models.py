@@ -1,23 +1,20 @@
-"""Use models: load, convert, export, draw, report, trace, chat and serve."""
+"""Use models: load, draw, report, trace, chat and serve."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from vistune.api.arguments import PathLike, RecipeLike, as_path, as_recipe
 from vistune.api.training import parent_of
 from vistune.errors import DataError, RecipeError
-from vistune.files import refuse_overwrite
 from vistune.notebook import notebook_progress
 from vistune.progress import Progress, ignore_message
 
 if TYPE_CHECKING:
     from vistune.generation import Assistant
-    from vistune.interop.export import ImportResult
-    from vistune.interop.gguf import GgufExport
-    from vistune.interop.parity import ParityRow
     from vistune.runs.provenance import Provenance
     from vistune.serving.api import Settings
 
@@ -50,83 +47,6 @@ def load(
     from vistune.interop.load import load
 
     return load(Path(model), device=device, dtype=dtype, quantize=quantize, template=template)
-
-
-def import_model(
-    source: PathLike, out: PathLike, *, base: str | None = None, template: str | None = None, vision: str | None = None
-) -> ImportResult:
-    """Convert a model of another layout into a vistune model folder."""
-    from vistune.interop.export import import_model
-
-    refuse_overwrite(Path(out), "parts.json")
-    return import_model(Path(source), Path(out), base=base, template=template, vision=vision)
-
-
-def export(
-    model: PathLike,
-    out: PathLike,
-    *,
-    layout: str,
-    merge: bool = False,
-    base: str | None = None,
-    **options: Unpack[LoadOptions],
-) -> list[ParityRow]:
-    """Write a model in a layout of other tools, load the result, and compare both; return the parity table.
-
-    Args:
-        options: `dtype` is by default the precision in which the language model is stored. `quantize` raises an error
-            that says what to do instead, because no layout stores 4 or 8 bits.
-    """
-    from vistune.interop.export import export_model, refuse_quantised
-    from vistune.model.precision import named_dtype, resolve_device
-    from vistune.runs.folder import find_model, is_vistune_folder
-
-    dtype = named_dtype(options.get("dtype", "auto"))
-    if (bits := options.get("quantize")) is not None:
-        refuse_quantised(layout, bits)
-    folder = Path(model)
-    folder = find_model(folder) if is_vistune_folder(folder) else folder
-    device = resolve_device(options.get("device", "auto"))
-    return export_model(folder, Path(out), layout=layout, merge=merge, base=base, dtype=dtype, device=device)
-
-
-class GgufOptions(TypedDict, total=False):
-    """Options of `export_gguf`.
-
-    Attributes:
-        kind: Type of the weights: `f16` (default), `f32`, `bf16`, `q8_0`, or a smaller type that llama.cpp's
-            `llama-quantize` writes, such as `q4_k_m`.
-        merge: Merge adapters, which GGUF does not store.
-        class_position: Where the build of llama.cpp puts a tower's class token: `last` (default; builds with issue
-            25814) or `first`.
-        device: Where the model is loaded: `auto` (default), `cpu` or `cuda`.
-    """
-
-    kind: str
-    merge: bool
-    class_position: str
-    device: str
-
-
-def export_gguf(model: PathLike, out: PathLike, **options: Unpack[GgufOptions]) -> GgufExport:
-    """Write a model as two GGUF files for llama.cpp and Ollama, with a Modelfile and a README.
-
-    Returns the files, and the known differences between llama.cpp and the model.
-    """
-    from vistune.interop.gguf import export_gguf as write_gguf
-    from vistune.model.precision import resolve_device
-    from vistune.runs.folder import find_model, is_vistune_folder
-
-    folder = Path(model)
-    folder = find_model(folder) if is_vistune_folder(folder) else folder
-    return write_gguf(
-        folder,
-        Path(out),
-        kind=options.get("kind", "f16"),
-        merge=options.get("merge", False),
-        class_position=options.get("class_position", "last"),
-        device=resolve_device(options.get("device", "auto")),
-    )
 
 
 def draw(recipe: RecipeLike, out: PathLike, *, language: str = "en") -> list[Path]:
@@ -217,6 +137,10 @@ def serve(
         from vistune.serving.api.server import check, serve, use_one_arena
     except ImportError as error:
         raise RecipeError(f"vistune serve needs {error.name}", "pip install 'vistune[serve]'") from None
+    from vistune.serving.api.run_samples import samples_of_run
+
     check(settings)  # before the weights are loaded
+    if settings.samples is None:
+        settings = replace(settings, samples=samples_of_run(Path(model)))
     use_one_arena()
     serve(load(model, **options), settings, announce=announce)

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer._click.exceptions import UsageError
+from typer.exceptions import TyperException
 from typer.main import get_command
 
-from vistune.cli import data, evaluation, generate, model
-from vistune.cli.commands import Program, Verb, language_of, set_language, show_usage_error
-from vistune.cli.console import stderr
+from vistune import __version__
+from vistune.cli import data, evaluation, generate, hub, model, recipes, verifying
+from vistune.cli.commands import Program, Verb, usage_error
+from vistune.cli.log import log, using
+from vistune.cli.settings import CURRENT, LOG_FORMATS, Settings, language_of, read_settings
 from vistune.errors import VistuneError, in_users_code
 from vistune.translations import LANGUAGES, in_language
 
@@ -32,6 +34,8 @@ REUSES_ALIGNED_BLOCKS = (2, 38)
 
 VERBS: Mapping[str, Callable[..., None]] = {
     "quickstart": model.quickstart,
+    "recipes": recipes.recipes,
+    "init": recipes.init,
     "scenes": data.scenes,
     "generate": generate.generate,
     "filter": data.filter_,
@@ -47,31 +51,64 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "serve": model.serve,
     "import": model.import_,
     "export": model.export,
+    "verify": verifying.verify,
+    "push": hub.push,
     "draw": model.draw,
     "report": model.report,
     "why": model.why,
 }
 
+# The headings of the help, with their verbs. A verb that is in no group is listed under "Commands".
+GROUPS: Mapping[str, Sequence[str]] = {
+    "Data": ("scenes", "generate", "filter", "check", "show"),
+    "Train": ("quickstart", "recipes", "init", "plan", "train", "selftest", "draw"),
+    "Evaluate": ("evaluate", "answer", "score", "report", "why"),
+    "Use": ("chat", "serve"),
+    "Share": ("import", "export", "verify", "push"),
+}
+GROUP_OF = {verb: group for group, verbs in GROUPS.items() for verb in verbs}
+IN_ORDER = sorted(VERBS, key=lambda verb: list(GROUPS).index(GROUP_OF[verb]) if verb in GROUP_OF else len(GROUPS))
+
 app = typer.Typer(
     name="vistune",
     help="Visual instruction tuning: generate data, train, evaluate and use vision-language models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     cls=Program,
 )
-for verb_name, verb in VERBS.items():
-    app.command(verb_name, cls=Verb)(verb)
+for verb_name in IN_ORDER:
+    app.command(verb_name, cls=Verb, rich_help_panel=GROUP_OF.get(verb_name))(VERBS[verb_name])
+
+
+def print_version(is_asked: bool) -> None:
+    """Print the version and end, if the option was given."""
+    if is_asked:
+        typer.echo(f"vistune {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def program(
     language: Annotated[
-        str | None, typer.Option("--lang", help="Language of help and messages: en or ko. Default: from the locale.")
+        str | None,
+        typer.Option("--lang", metavar="en|ko", help="Language of help and messages. Default: from the locale."),
     ] = None,
+    log_format: Annotated[
+        str,
+        typer.Option(
+            metavar="text|json", help="Lines on stderr: text, with a bar on a terminal, or JSON.", show_default=False
+        ),
+    ] = "text",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors on stderr.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Also print debug messages, and the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Declare --lang for the help. `main` reads it, since the help is printed before options are parsed."""
+    """Declare the options of every command for the help and the parser. `main` has read their values before."""
 
 
 def main() -> None:
@@ -83,29 +120,46 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"peft\.mapping_func")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     restart_with_small_heap()
-    language = "en"
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; return its exit code. An error of the user's is printed in the language and form asked for."""
+    settings = Settings()
     try:
-        command = get_command(app)
-        assert isinstance(command, Program)
-        language = language_of(sys.argv[1:], os.environ)
-        set_language(command, language)
-        sys.exit(command(standalone_mode=False))  # the exit code of --help and of typer.Exit; None is 0
-    except UsageError as mistake:
-        show_usage_error(mistake, language)
-        sys.exit(mistake.exit_code)
-    except typer.Abort:  # Ctrl-C during a command
-        stderr.print("Aborted!")
-        sys.exit(1)
+        settings = Settings(language=language_of([], os.environ))
+        settings = Settings(language=language_of(arguments, os.environ))
+        settings, _ = read_settings(arguments, os.environ)
+        return run_command(arguments)
     except Exception as raised:
         error = raised if isinstance(raised, VistuneError) else in_users_code(raised)
         if error is None:
             raise
-        message = in_language(str(error), language)
-        rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        stderr.print(f"vistune: {rank}{message}", style="red", soft_wrap=True, markup=False, emoji=False)
-        sys.exit(error.exit_code)
+        with using(settings):
+            print_error(error)
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Parse and run a command; return its exit code. Raises RecipeError for arguments that cannot be parsed."""
+    try:
+        code: int | None = get_command(app).main(arguments, prog_name="vistune", standalone_mode=False)
+        return code or 0
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+            return 0
+        raise usage_error(error) from error.__cause__
+
+
+def print_error(error: VistuneError) -> None:
+    """Print an error as one line, with its rank under torchrun; with -v also the traceback."""
+    message = in_language(str(error), CURRENT.get().language)
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    fields = {"event": "error", "values": {"exit_code": error.exit_code}}
+    log.error("vistune: %s%s", rank, message, extra=fields, exc_info=error)
 
 
 def restart_with_small_heap() -> None:
@@ -125,6 +179,10 @@ def can_profit(arguments: Sequence[str], environment: Mapping[str, str], libc: t
     name, version = libc
     numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
     has_own = any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in environment)
-    words = (argument for argument in arguments if not argument.startswith("-") and argument not in LANGUAGES)
+    words = (
+        argument
+        for argument in arguments
+        if not argument.startswith("-") and argument not in (*LANGUAGES, *LOG_FORMATS)
+    )
     trains = next(words, "") in TRAINING_VERBS
     return name == "glibc" and () < numbers < REUSES_ALIGNED_BLOCKS and trains and not has_own

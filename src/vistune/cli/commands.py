@@ -1,42 +1,40 @@
-"""The typer commands: their help in the user's language, and the options that were given.
-
-Korean help is laid out here, because typer counts Korean letters as one cell wide while terminals show them in two.
-"""
+"""The typer commands: their help in the user's language, the options that were given, and errors in one line."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from typer._click.exceptions import NoArgsIsHelpError
 from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
+from vistune.cli.help import SHARED_OPTIONS, page
+from vistune.cli.log import using
+from vistune.cli.settings import CURRENT, current_language, read_settings
 from vistune.errors import RecipeError
-from vistune.translations import LANGUAGES, in_language
 
 if TYPE_CHECKING:
     from typer._click.core import Context
-    from typer._click.exceptions import UsageError
+
+__all__ = ["Program", "Verb", "current_language", "refuse_given", "usage_error"]
 
 _GIVEN: ContextVar[Mapping[str, str]] = ContextVar("given", default={})  # noqa: B039 - never changed
-HEADINGS = {"Usage": "사용법", "Arguments": "인자", "Options": "옵션", "Commands": "명령"}
-REMARKS = {"default: ": "기본값: ", "required": "필수"}
-INDENT, GAP = 2, 2
-MAX_WIDTH = 80  # cells
-MAX_NAME_WIDTH = 28  # cells; the help of a longer option begins on the next line
+HELP_NAMES = ("-h", "--help")
 
 
 class Verb(TyperCommand):
-    """A command whose help is in `language`, and which remembers the options that were given."""
+    """A command that remembers the options that were given."""
 
-    language = "en"
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        context = {"help_option_names": list(HELP_NAMES), **(settings.pop("context_settings", None) or {})}
+        super().__init__(*arguments, context_settings=context, **settings)
 
     def get_help(self, ctx: Context) -> str:
-        return korean_page(self, ctx) if self.language == "ko" else super().get_help(ctx)
+        return page(self, ctx, CURRENT.get().language)
 
     def invoke(self, ctx: Context) -> object:
         sources = {parameter: ctx.get_parameter_source(parameter.name or "") for parameter in self.params}
@@ -53,30 +51,25 @@ class Verb(TyperCommand):
 
 
 class Program(TyperGroup):
-    """The group of all commands."""
+    """The group of all commands. Each command has the program's shared options too; `main` reads their values."""
 
-    language = "en"
+    def __init__(self, **settings: Any) -> None:
+        context = {"help_option_names": list(HELP_NAMES), **(settings.pop("context_settings", None) or {})}
+        super().__init__(context_settings=context, **settings)
+        shared = [parameter for parameter in self.params if parameter.name in SHARED_OPTIONS]
+        for parameter in shared:
+            parameter.expose_value = False
+        for command in self.commands.values():
+            command.params = [*command.params, *shared]
+
+    def main(self, args: Sequence[str] | None = None, *arguments: Any, **options: Any) -> Any:
+        """Run the command that the arguments name, with the shared options that are anywhere among them."""
+        settings, rest = read_settings(sys.argv[1:] if args is None else args, os.environ)
+        with using(settings):
+            return super().main(rest, *arguments, **options)
 
     def get_help(self, ctx: Context) -> str:
-        return korean_page(self, ctx) if self.language == "ko" else super().get_help(ctx)
-
-
-def set_language(program: Program, language: str) -> None:
-    """Set the language of the program's help and of its commands' help."""
-    for command in (program, *program.commands.values()):
-        if isinstance(command, Verb | Program):
-            command.language = language
-
-
-def show_usage_error(error: UsageError, language: str) -> None:
-    """Print an error in the arguments on stderr, with the usage of the command, in a language."""
-    if language == "en" or error.ctx is None or isinstance(error, NoArgsIsHelpError):
-        error.show()
-        return
-    pieces = " ".join(error.ctx.command.collect_usage_pieces(error.ctx))
-    sys.stderr.write(f"{HEADINGS['Usage']}: {error.ctx.command_path} {pieces}\n")
-    sys.stderr.write(f"도움말: {error.ctx.command_path} --help\n\n")
-    sys.stderr.write(f"오류: {in_language(error.format_message(), language)}\n")
+        return page(self, ctx, CURRENT.get().language)
 
 
 def refuse_given(names: Collection[str], why: str, hint: str) -> None:
@@ -91,88 +84,49 @@ def refuse_given(names: Collection[str], why: str, hint: str) -> None:
         raise RecipeError(f"{', '.join(options)} {verb} {why}", hint)
 
 
-def language_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Return the language that `--lang` before the command names, else Korean for a Korean locale, else English.
-
-    Raises RecipeError for another language.
-    """
-    for index, argument in enumerate(arguments):
-        if not argument.startswith("-"):
-            break
-        name, _, value = argument.partition("=")
-        if name == "--lang":
-            language = value or next(iter(arguments[index + 1 :]), "")
-            if language not in LANGUAGES:
-                raise RecipeError(f"--lang {language!r}: not supported", f"use {' or '.join(LANGUAGES)}")
-            return language
-    locale = next((setting for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (setting := environment.get(name))), "")
-    return "ko" if locale.lower().split(".")[0].split("_")[0] == "ko" else "en"
-
-
-def current_language() -> str:
-    """Return the language of this process's command line."""
-    return language_of(sys.argv[1:], os.environ)
-
-
-def korean_page(command: Verb | Program, ctx: Context) -> str:
-    """Return the Korean help of a command or of the program."""
-    return "\n".join(_korean_lines(command, ctx))
+def usage_error(error: TyperException) -> RecipeError:
+    """Return the error of a command line that cannot be parsed, as one line."""
+    ctx: Context | None = getattr(error, "ctx", None)
+    command = "vistune" if ctx is None or ctx.parent is None else f"vistune {ctx.info_name}"
+    parameter, option = getattr(error, "param", None), getattr(error, "option_name", "")
+    hint = f"see {command} --help"
+    match type(error).__name__:
+        case "NoSuchOption":
+            similar = getattr(error, "possibilities", None) or ()
+            return RecipeError(f"no such option: {option}", f"did you mean {', '.join(similar)}?" if similar else hint)
+        case "BadOptionUsage":
+            return RecipeError(f"{option} needs a value", hint)
+        case "MissingParameter":
+            return RecipeError(f"{name_of(parameter)} is missing", hint)
+        case "BadParameter" if parameter is not None:
+            return RecipeError(_refused_value(error, name_of(parameter)), hint)
+    if unknown := re.match(r"No such command '([^']*)'(?:\. Did you mean (.*)\?)?", error.message):
+        return RecipeError(f"no such command: {unknown[1]}", f"did you mean {unknown[2]}?" if unknown[2] else hint)
+    if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", error.message):
+        return RecipeError(f"too many arguments: {extra[1]}", hint)
+    return RecipeError(error.format_message().rstrip("."), hint)
 
 
-def _korean_lines(command: Verb | Program, ctx: Context) -> Iterator[str]:
-    width = min(int(os.environ.get("COLUMNS") or MAX_WIDTH), ctx.terminal_width or MAX_WIDTH)
-    yield f"{HEADINGS['Usage']}: {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}"
-    for paragraph in korean(command.help or "").split("\n\n"):
-        yield ""
-        yield from (" " * INDENT + line for line in wrapped(paragraph, width - INDENT))
-    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-    for parameter in command.get_params(ctx):
-        if record := parameter.get_help_record(ctx):
-            name, about = record
-            english = getattr(parameter, "help", None) or ""
-            remarks = about.removeprefix(english)
-            for remark, translation in REMARKS.items():
-                remarks = remarks.replace(remark, translation)
-            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            sections[kind].append((name, korean(english) + remarks))
-    verbs = command.commands if isinstance(command, Program) else {}
-    sections["Commands"] = [(name, korean(verb.help or "").split("\n\n")[0]) for name, verb in verbs.items()]
-    for heading, rows in sections.items():
-        if rows:
-            yield from ("", f"{HEADINGS[heading]}:", *table(rows, width))
+def name_of(parameter: Any) -> str:
+    """Return how a user writes a parameter: `--out`, or `RECIPE`."""
+    if parameter is None:
+        return "a value"
+    is_option = parameter.param_type_name == "option"
+    return str(parameter.opts[-1] if is_option else parameter.metavar or parameter.name.upper().rstrip("_"))
 
 
-def korean(english: str) -> str:
-    """Return the Korean help text, or the English one if there is none."""
-    return in_language(english, "ko")
-
-
-def table(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-    """Yield lines with names in the left column and texts in the right; a text starts below a name that is too long."""
-    fitting = [cells(name) for name, _ in rows if cells(name) <= MAX_NAME_WIDTH]
-    left = INDENT + max(fitting, default=0) + GAP
-    for name, about in rows:
-        lines = list(wrapped(about, max(width - left, 20)))
-        first = " " * INDENT + name
-        if cells(first) + GAP > left:
-            yield first
-        elif lines:
-            yield first + " " * (left - cells(first)) + lines.pop(0)
-        yield from (" " * left + line for line in lines)
-
-
-def wrapped(text: str, width: int) -> Iterator[str]:
-    """Yield lines of at most `width` cells, broken at spaces if possible."""
-    line = ""
-    for word in text.split():
-        if line and cells(line) + 1 + cells(word) > width:
-            yield line
-            line = ""
-        line = f"{line} {word}" if line else word
-    if line:
-        yield line
-
-
-def cells(text: str) -> int:
-    """Return the width of a text in a terminal; a Korean letter takes two cells."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+def _refused_value(error: TyperException, name: str) -> str:
+    """Say what the value of a parameter must be."""
+    problems: Any = getattr(error.__cause__, "errors", list)()
+    problem = problems[0] if problems else {}
+    limits, value = problem.get("ctx") or {}, problem.get("input", "")
+    match problem.get("type", ""):
+        case "int_parsing":
+            return f"{name} {value}: must be a whole number"
+        case "float_parsing":
+            return f"{name} {value}: must be a number"
+        case "greater_than_equal":
+            return f"{name} {value}: must be {limits.get('ge')} or more"
+        case "less_than_equal":
+            return f"{name} {value}: must be {limits.get('le')} or less"
+    return f"{name}: {error.message}"

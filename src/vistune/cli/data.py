@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from vistune import api
@@ -15,6 +14,7 @@ from vistune.cli.commands import refuse_given
 from vistune.cli.console import (
     Json,
     Overrides,
+    OwnText,
     RecipeName,
     count_of,
     print_json,
@@ -23,9 +23,9 @@ from vistune.cli.console import (
     progress_bar,
     stdout,
 )
+from vistune.cli.plan_tables import print_details, print_plan
 from vistune.errors import RecipeError
-from vistune.planner.plan import PROCESSES, StageForecast
-from vistune.progress import no_progress
+from vistune.planner.plan import PROCESSES
 from vistune.recipe import DataSource, Recipe, load_recipe, source_of
 from vistune.records import lines_of, refuse_unread
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from vistune.data import CheckReport
     from vistune.data.show import ShownSample
     from vistune.processor.tokenizer_files import TokenizerLike
-
-UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def scenes(
@@ -66,7 +64,7 @@ def filter_(
     from vistune.datagen import FilterOptions
 
     options = FilterOptions(column=column, least=least, most=most, seed=seed, finder=finder)
-    chosen = api.filter_captions(captions, out, options, progress=no_progress if as_json else progress_bar)
+    chosen = api.filter_captions(captions, out, options, progress=progress_bar)
     if as_json:
         print_json(asdict(chosen))
         return
@@ -104,8 +102,7 @@ def check(
         sources = _sources(data, images, loaded)
     else:
         sources = _recipe_sources(loaded, images)
-    bar = no_progress if as_json else progress_bar
-    report = api.check_data(sources, recipe=loaded, images=not no_images, page=page, progress=bar)
+    report = api.check_data(sources, recipe=loaded, images=not no_images, page=page, progress=progress_bar)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -207,7 +204,7 @@ def marked(sample: ShownSample, tokenizer: TokenizerLike, *, colour: bool) -> Te
     """Return a sample's text; supervised tokens are green, or in ⟦brackets⟧ without `colour`."""
     from vistune.data.show import label_runs
 
-    text = Text()
+    text = OwnText()
     for supervised, piece in label_runs(sample, tokenizer):
         bare = colour or not supervised
         text.append(piece if bare else f"⟦{piece}⟧", style="green" if supervised else "")
@@ -232,9 +229,12 @@ def plan(
     teacher: Annotated[
         str | None, typer.Option(help="Also estimate the cost of generating the data with this teacher model.")
     ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Show each stage: where the memory goes, and other ways to train it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Estimate memory, time, disk space and cost of training. No weights are read."""
+    """Say whether a recipe fits into memory and how long it takes, on this CPU and on GPUs. No weights are read."""
     planned = api.plan(
         load_recipe(recipe, overrides or []),
         samples=samples,
@@ -242,85 +242,9 @@ def plan(
         flops=flops,
         prices=prices,
         teacher=teacher,
-        progress=no_progress if as_json else progress_bar,
+        progress=progress_bar,
     )
     if as_json:
         print_json(planned.to_dict())
         return
-    for stage in planned.stages:
-        print_stage(stage, planned.processes)
-    if planned.teacher is not None:
-        stdout.print(f"generating as many samples with {planned.teacher.model}: ${planned.teacher.dollars:,.2f}")
-
-
-def print_stage(stage: StageForecast, processes: int) -> None:
-    """Print one stage: its trainable parts, its largest row, then a line per device."""
-    counts = ", ".join(f"{part} {_count(number)}" for part, number in stage.parameters.items())
-    print_lines(Text.assemble((stage.stage, "bold"), f": trains {', '.join(stage.learn)}; parameters: {counts}"))
-    row = stage.row
-    steps = "steps unknown (give --samples)" if stage.steps is None else f"{stage.steps:,} steps"
-    source = f"assumed: {stage.assumed}" if stage.assumed else "counted from the data"
-    largest = f"{row.tokens:,} tokens, {row.tiles} tiles, {row.supervised:,} supervised"
-    print_lines(f"{steps}; largest packed row: {largest} ({source})")
-    stdout.print(_device_table(stage, processes))
-    for remark in stage.remarks:
-        print_lines(f"stage {stage.stage}: {remark}")
-    others = (
-        f"{other.name} {_bytes(other.ddp)}" + ("" if other.fsdp is None else f" ({_bytes(other.fsdp)})")
-        for other in stage.devices[-1].alternatives
-    )
-    print_lines(f"a GPU's memory by DDP (by FSDP2 over {processes}): {', '.join(others)}")
-    disk = stage.disk
-    print_lines(
-        f"disk: a checkpoint {_bytes(disk.checkpoint)}, midway {_bytes(disk.midway)}, kept {_bytes(disk.kept)}; "
-        f"cache {_bytes(disk.cache)}"
-    )
-
-
-def _device_table(stage: StageForecast, processes: int) -> Table:
-    priced = any(device.dollars is not None for device in stage.devices)
-    is_large = max(device.memory.total for device in stage.devices) >= 1e9
-    scale, unit, digits = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
-    headers = (
-        unit,
-        "weights",
-        "grad.",
-        "optim",
-        "activ.",
-        "logits",
-        "base",
-        "sum",
-        f"fsdp/{processes}",
-        "row ≤",
-        "time",
-    )
-    table = Table(box=None, padding=(0, 1), header_style="none")
-    for header in (*headers, *(["dollars"] if priced else [])):
-        table.add_column(header, no_wrap=True, justify="left" if header == unit else "right")
-    for device in stage.devices:
-        memory = device.memory
-        parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations + memory.copies, memory.logits,
-                 memory.process, memory.total, device.total_fsdp)  # fmt: skip
-        longest = f"{device.longest_row:,}" if device.longest_row else "none"
-        time = "" if device.seconds is None else _time(device.seconds)
-        dollars = [f"${device.dollars:,.0f}" if device.dollars is not None else ""] if priced else []
-        name = device.device.partition(" (")[0].removeprefix("this ")
-        table.add_row(name, *(f"{part / scale:.{digits}f}" for part in parts), longest, time, *dollars)
-    return table
-
-
-def _bytes(number: float) -> str:
-    scale, unit = next((entry for entry in UNITS if number >= entry[0]), (1.0, "B"))
-    return f"{number / scale:.3g} {unit}" if number < 1000 * scale else f"{number / scale:,.0f} {unit}"
-
-
-def _count(number: float) -> str:
-    scales = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
-    scale, unit = next((entry for entry in scales if number >= entry[0]), (1.0, ""))
-    return f"{number / scale:.3g}{unit}"
-
-
-def _time(seconds: float) -> str:
-    units = ((2 * 365 * 86400, 365 * 86400, "y"), (4 * 86400, 86400, "d"), (7200, 3600, "h"), (120, 60, "min"))
-    scale, unit = next(((scale, unit) for least, scale, unit in units if seconds >= least), (1, "s"))
-    return f"{seconds / scale:,.0f} {unit}" if seconds / scale >= 10 else f"{seconds / scale:.1f} {unit}"
+    print_details(planned) if details else print_plan(planned)

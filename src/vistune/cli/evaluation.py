@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
+from vistune.cli import endpoint as endpoints
 from vistune.cli.commands import refuse_given
 from vistune.cli.console import (
     Device,
     Dtype,
     Json,
+    OwnText,
     Quantize,
     count_of,
     is_first_process,
@@ -27,16 +29,26 @@ from vistune.cli.console import (
     stdout,
 )
 from vistune.errors import RecipeError
-from vistune.progress import no_progress
 from vistune.records import lines_of
 
 if TYPE_CHECKING:
     from vistune.evaluation import Comparison, EvaluationResult, ScoreResult
 
+ASKING = (  # parameters of `evaluate` that --list does not use
+    "model", "task", "data", "limit", "blind", "letters", "out", "again", "match", "endpoint", "device", "dtype",
+    "quantize",
+)  # fmt: skip
 JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
 )  # fmt: skip
 Again = Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")]
+Match = Annotated[
+    str | None,
+    typer.Option(
+        help="Task file: how replies are compared: exact, normalised, contains, number, choice, rouge-l, anls or "
+        "judge. KIND=MATCH sets it for one kind; separate several by commas. Default: exact.",
+    ),
+]
 NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
 
 
@@ -70,6 +82,17 @@ def evaluate(
         ),
     ] = None,
     again: Again = False,
+    match: Match = None,
+    endpoint: endpoints.Url = None,
+    endpoint_model: endpoints.EndpointModel = None,
+    api_key_file: endpoints.ApiKeyFile = None,
+    concurrency: endpoints.Concurrency = 16,
+    requests_per_minute: endpoints.RequestsPerMinute = None,
+    tokens_per_minute: endpoints.TokensPerMinute = None,
+    max_tokens: endpoints.MaxTokens = None,
+    extra_body: endpoints.ExtraBody = None,
+    budget: endpoints.Budget = None,
+    prices: endpoints.Prices = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -82,27 +105,30 @@ def evaluate(
     processes share the questions.
     """
     if listing:
-        others = ("model", "task", "data", "limit", "blind", "letters", "out", "again", "device", "dtype", "quantize")
-        refuse_given(others, "not used by --list", "remove the option")
+        refuse_given((*ASKING, *endpoints.ENDPOINT_OPTIONS), "not used by --list", "remove the option")
         print_tasks(as_json)
         return
-    if not model:
+    settings = {name: value for name, value in locals().items() if name in endpoints.ENDPOINT_OPTIONS}
+    service = endpoints.read_endpoint(endpoint, settings)
+    folders = model or []
+    if not folders and service is None:
         raise RecipeError("evaluate needs a model", "name a run or model folder, or --list the tasks")
     from vistune.runs.folder import find_model, is_vistune_folder
 
-    for folder in model:
+    for folder in folders:
         if is_vistune_folder(folder):
             find_model(folder)
     comparison = api.evaluate_all(
-        model,
-        tasks_of(task, data, model),
+        [*folders, *([service] if service is not None else [])],
+        tasks_of(task, data, folders),
         out=out,
         limit=limit,
         blind=blind > 0,
         blind_limit=blind or None,
         letters=letters,
         again=again,
-        progress=no_progress if as_json else progress_bar,
+        match=match,
+        progress=progress_bar,
         on_message=print_message,
         **api.LoadOptions(device=device, dtype=dtype, quantize=quantize),
     )
@@ -117,7 +143,7 @@ def evaluate(
 
 def print_comparison(comparison: Comparison, out: Path | None) -> None:
     """Print the figures of one evaluation, or the table of several."""
-    from vistune.evaluation import markdown
+    from vistune.evaluation import figures_tables, remarks
 
     results = comparison.results
     if len(results) == 1:
@@ -127,7 +153,13 @@ def print_comparison(comparison: Comparison, out: Path | None) -> None:
         if (groups := group_table(results[0])).row_count:
             stdout.print(groups)
     if len(results) > 1 or comparison.tasks[0].published:
-        print_lines(markdown(comparison))
+        for figures in figures_tables(comparison):
+            table = Table("", *figures.columns, title=f"{figures.task}, {count_of(figures.count, 'question')}")
+            for name, values in figures.rows.items():
+                table.add_row(OwnText(name), *values)
+            stdout.print(table)
+        for remark in remarks(comparison):
+            stdout.print(f"- {remark}")
     if out is not None and len(results) > 1:
         print_lines(f"{out / 'comparison.html'}: all metrics, and the questions on which the models differ")
 
@@ -139,8 +171,8 @@ def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, 
     """
     if data is None and len(models) > 1:
         raise RecipeError("several models must be asked the same questions", "add --data DIR")
-    world = models[0] / "world"
-    if data is None and not world.is_dir():
+    world = models[0] / "world" if models else Path("world")
+    if data is None and (not models or not world.is_dir()):
         raise RecipeError(
             "evaluate needs the task's data", "add --data DIR; `vistune evaluate --list` shows which files"
         )
@@ -167,7 +199,6 @@ def answer(
 ) -> None:
     """Let a model answer your questions. Writes a predictions file. To resume, run the same command again."""
     loading = api.LoadOptions(device=device, dtype=dtype, quantize=quantize)
-    bar = no_progress if as_json else progress_bar
     answered = api.answer(
         model,
         questions,
@@ -175,7 +206,7 @@ def answer(
         images=images,
         max_tokens=max_tokens,
         again=again,
-        progress=bar,
+        progress=progress_bar,
         on_message=print_message,
         **loading,
     )
@@ -222,10 +253,10 @@ def result_table(result: EvaluationResult) -> Table:
 
 
 def group_table(result: EvaluationResult) -> Table:
-    """Return the accuracy of each question type and language by condition; empty if there is only one of each."""
+    """Return the accuracy of each question type, language and source by condition; empty if there is one of each."""
     conditions = list(result.intervals)
     table = Table("right, per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
-    for groups in (result.by_type, result.by_language):
+    for groups in (result.by_type, result.by_language, result.by_source):
         for name, group in groups.items() if len(groups) > 1 else ():
             estimates = [group.accuracy[condition] for condition in conditions]
             shares = [estimate.value if estimate.count else None for estimate in estimates]
@@ -285,6 +316,7 @@ def score(
     opinions: Annotated[
         int, typer.Option(help="judge: number of grades per answer, which are averaged (mmvet).", min=1)
     ] = 1,
+    match: Match = None,
     as_json: Json = False,
 ) -> None:
     """Score predictions with a benchmark's official rules. They may come from any model."""
@@ -313,7 +345,8 @@ def score(
         judge=endpoint,
         judgements=judgements,
         opinions=opinions,
-        progress=no_progress if as_json else progress_bar,
+        match=match,
+        progress=progress_bar,
     )
     for message in (*lines_of(result.unread_fields), *result.warnings):
         print_message(message)

@@ -12,7 +12,6 @@ from vistune import api
 from vistune.cli.commands import refuse_given
 from vistune.cli.console import Json, count_of, print_json, print_lines, print_message, progress_bar
 from vistune.errors import RecipeError
-from vistune.progress import no_progress
 from vistune.records import lines_of
 from vistune.registry import lookup
 
@@ -51,7 +50,10 @@ Labels = Annotated[
     Path | None,
     typer.Option(help="YAML or JSON file with English and Korean words for labels that are not in the lexicon."),
 ]
-Kinds = Annotated[str, typer.Option(help="Kinds of samples, separated by commas.")]
+Kinds = Annotated[
+    str,
+    typer.Option(help="Kinds of samples, separated by commas; preference writes pairs of a right and a wrong answer."),
+]
 Mix = Annotated[str | None, typer.Option(help="Ratio conversation:detail:reasoning, for example 58:23:77.")]
 PerImage = Annotated[int, typer.Option(help="With --mix: samples per image and language.", min=1)]
 Language = Annotated[
@@ -174,10 +176,9 @@ def generate(
         plan = api.plan_generation(source, config, service, **selection)
         print_json(plan.to_dict()) if as_json else print_lines(*plan_lines(plan))
         return
-    bar = no_progress if as_json else progress_bar
     try:
         generated = api.generate_data(
-            source, out, config, service=service, progress=bar, on_message=print_message, **selection
+            source, out, config, service=service, progress=progress_bar, on_message=print_message, **selection
         )
     except NothingWritten as error:
         if as_json:

@@ -19,6 +19,7 @@ from vistune.cli.console import (
     Overrides,
     Quantize,
     RecipeName,
+    in_users_language,
     is_first_process,
     print_json,
     print_lines,
@@ -27,9 +28,10 @@ from vistune.cli.console import (
     stderr,
     stdout,
 )
+from vistune.cli.log import phrase
 from vistune.errors import RecipeError, VistuneError
 from vistune.files import read_jsonl
-from vistune.recipe import load_recipe
+from vistune.recipe import known_recipes, load_recipe
 from vistune.records import folders_next_to
 from vistune.serving.api import Limits, Settings
 
@@ -98,6 +100,9 @@ def quickstart(
     stdout.print(f"{durations} · peak memory {summary.peak_memory_mb} MB")
     print_lines(f"Report: {out / 'report.html'}")
     print_lines(f"Chat with it: vistune chat {out} --image {_held_out_image(out)}")
+    if photographs is None:
+        print_lines(phrase("This model only knows drawn scenes. For your photographs:", current_language()))
+        print_lines("  vistune quickstart --data FOLDER --out runs/photographs")
 
 
 def _held_out_image(run: Path) -> Path:
@@ -143,15 +148,25 @@ def type_table(summary: QuickstartSummary) -> Table:
 
 
 def train(
-    recipe: RecipeName,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="Name of a built-in recipe, or a YAML file. With only --resume: a run folder."),
+    ] = None,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. Required unless --dry-run is given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Required for a new run.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Resume from the newest checkpoint. `train --resume RUN` needs nothing else."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read, encode and plan the data, but do not train.")
     ] = False,
 ) -> None:
     """Train the stages of a recipe. On several GPUs: torchrun --nproc-per-node 8 -m vistune train …"""
+    if recipe is None:
+        raise RecipeError("train needs a recipe", "name a recipe, or resume a run with --resume RUN")
+    if resume and out is None and not dry_run:
+        recipe, out = _recipe_of_run(Path(recipe))
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         refuse_given(("resume",), "not used by --dry-run, which plans a new run", "remove it")
@@ -163,7 +178,18 @@ def train(
         raise RecipeError(f"{out}: no run to resume", "check the path, or remove --resume")
     api.train(loaded, out, resume=resume, progress=progress_bar, on_message=print_message)
     if is_first_process():
-        print_lines(f"{out}: finished. Chat with it: vistune chat {out} --image FILE")
+        finished = phrase("{out}: finished. Chat with it:", current_language(), out=out)
+        print_lines(f"{finished} vistune chat {out} --image FILE")
+
+
+def _recipe_of_run(run: Path) -> tuple[str, Path]:
+    """Return the recipe that a run was started with, and the run. Raises RecipeError if there is none."""
+    recipe = run / "recipe.yaml"
+    if not run.is_dir() and (run.suffix in (".yaml", ".yml") or str(run) in known_recipes()):
+        raise RecipeError(f"--resume {run}: a recipe, not a run folder", "name the run folder, or add --out RUN")
+    if not (run / "run.json").is_file() or not recipe.is_file():
+        raise RecipeError(f"{run}: no run to resume", "name the folder that --out named")
+    return str(recipe), run
 
 
 def selftest(
@@ -268,7 +294,8 @@ def serve(
     )
 
     def announce(address: str) -> None:
-        stderr.print(f"{settings.name}: {address}/v1, web page at {address}/ (stop with Ctrl-C)", soft_wrap=True)
+        line = f"{settings.name}: {address}/v1, web page at {address}/ (stop with Ctrl-C)"
+        stderr.print(in_users_language(line), soft_wrap=True)
 
     api.serve(model, settings, device=device, dtype=dtype, quantize=quantize, announce=announce)
 
@@ -339,7 +366,9 @@ def export(
         _export_gguf(model, out, kind=kind, merge=merge, class_position=class_position, device=device, as_json=as_json)
         return
     refuse_given(("kind", "class_position"), f"for --layout gguf, not for {layout}", "remove it")
-    rows = api.export(model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize)
+    loading = api.LoadOptions(device=device, dtype=dtype, quantize=quantize)
+    with progress_bar(f"export {layout}", 0):
+        rows = api.export(model, out, layout=layout, merge=merge, base=base, **loading)
     if as_json:
         print_json([row.to_dict() for row in rows])
         return
@@ -354,7 +383,8 @@ def export(
 
 def _export_gguf(model: Path, out: Path, *, as_json: bool, **options: Unpack[api.GgufOptions]) -> None:
     """Export a model for llama.cpp, and print the files and the differences."""
-    exported = api.export_gguf(model, out, **options)
+    with progress_bar("export gguf", 0):
+        exported = api.export_gguf(model, out, **options)
     if as_json:
         print_json(exported.to_dict())
         return
@@ -370,10 +400,9 @@ def draw(
     recipe: RecipeName,
     out: Annotated[Path, typer.Argument(help="Output folder for model.svg, stages.svg and the same as .png.")],
     overrides: Changes = None,
-    language: Annotated[str, typer.Option("--lang", help="Language of the labels: en or ko.")] = "en",
 ) -> None:
-    """Draw a recipe's model and stages as diagrams. No weights are loaded."""
-    for path in api.draw(load_recipe(recipe, overrides or []), out, language=language):
+    """Draw a recipe's model and stages as diagrams, labelled in the language of --lang. No weights are loaded."""
+    for path in api.draw(load_recipe(recipe, overrides or []), out, language=current_language()):
         print_lines(str(path))
 
 
@@ -396,12 +425,9 @@ def report(
             help="Data: evaluation set (image folder or files) to search for the same images. Can be repeated."
         ),
     ] = None,
-    language: Annotated[
-        str | None, typer.Option("--lang", help="Language of the page: en or ko. Default: from the locale.")
-    ] = None,
 ) -> None:
-    """Write an offline HTML page. It reports a run or a data set, or compares runs or models."""
-    language = language or current_language()
+    """Write an offline page in the language of --lang. It reports a run or a data set, or compares runs or models."""
+    language = current_language()
     page = api.write_report(
         *paths, out=out, images=images, against=against or (), language=language, progress=progress_bar
     )

@@ -20,10 +20,19 @@ import numpy as np
 
 from vistune.data.index import Index, folders_of, index, open_source
 from vistune.data.near_duplicates import difference_hash, group_near_duplicates
+from vistune.data.pair_check import check_claims
 from vistune.data.record_check import TextNotes
 from vistune.data.selection import shorten, too_long, without_kind
 from vistune.errors import DataError, RecipeError
-from vistune.grounding.guessing import Conversation, GuessedAnswers, language_of, measure_guessing, spread
+from vistune.grounding.guessing import (
+    AnswerPair,
+    Conversation,
+    GuessedAnswers,
+    language_of,
+    measure_guessing,
+    measure_pair_guessing,
+    spread,
+)
 from vistune.notebook import html_table
 from vistune.processor import Processor
 from vistune.processor.images import load_bytes, read_image
@@ -122,13 +131,15 @@ def check(
             folders = folders_of(data, source.images) if images else None
             file = index(data, folders, processor, progress=progress, processes=_cores())
             texts.read(data)
+            bad_claims, unchecked = check_claims(data)
         except DataError as error:  # the file as a whole: missing, not a list, truncated
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
             continue
         if cut and processor is not None:
             file = shorten(file, processor, tokens_per_row)
         selected = source.kinds or kinds or ()
-        faults += _faults(file, selected, tokens_per_row)
+        faults += [*_faults(file, selected, tokens_per_row), *bad_claims]
+        texts.notes += unchecked
         skipped += _unselected(file, selected)
         files.append(file)
     image_files = shown_images(files)
@@ -148,13 +159,15 @@ def check(
         notes=notes,
         missing=dict(_total(file.folders.missing for file in files).most_common(WORST_FOLDERS)),
         unread_fields=[field for file in files for field in file.unread_fields],
-        guessing=measure_guessing(_conversations(files)),
+        guessing=_measure_guessing(files),
     )
 
 
-def _conversations(files: Sequence[Index]) -> Iterator[Conversation]:
-    """Yield the questions and answers about an image, of at most MOST_RECORDS records."""
+def _measure_guessing(files: Sequence[Index]) -> list[GuessedAnswers]:
+    """Measure the guessers on the conversations and pairs of at most MOST_RECORDS records."""
     records = [(file, number) for file in files for number in range(len(file))]
+    conversations: list[Conversation] = []
+    pairs: list[AnswerPair] = []
     for index_file, number in spread(records):
         sample = index_file.sample(number)
         turns = [
@@ -162,8 +175,12 @@ def _conversations(files: Sequence[Index]) -> Iterator[Conversation]:
             for question, answer in pairwise(sample.messages)
             if (question.role, answer.role) == ("user", "assistant")
         ]
-        if sample.images:
-            yield Conversation(str(sample.images[0].source), language_of(turns), turns)
+        image = str(sample.images[0].source) if sample.images else ""
+        if sample.rejected is not None:
+            pairs.append(AnswerPair(image, *turns[-1], sample.rejected.text))
+        elif image:
+            conversations.append(Conversation(image, language_of(turns), turns))
+    return [*measure_guessing(conversations), *measure_pair_guessing(pairs)]
 
 
 def _faults(file: Index, selected: Sequence[str], tokens_per_row: int | None) -> list[Reject]:

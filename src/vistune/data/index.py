@@ -1,6 +1,9 @@
 """A data file as an index: where each record is, which images it shows and how long it is.
 
-source -> DataFile and image folders -> index (one pass, or from the cache, found by the file's content) -> Index
+source -> DataFile and image folders -> Index
+
+The index is built in one pass over the file, or read from the cache. The name of the cached file is a hash of the data
+file's content and of everything else that decides the index.
 
 A run keeps no samples in memory: a record takes about 50 bytes, and a resumed run does not encode it again.
 """
@@ -26,6 +29,8 @@ from vistune.processor import Processor
 from vistune.progress import Advance, Progress, no_progress
 from vistune.records import (
     FORMS,
+    GENERATED_FILES,
+    RECORD_FIELDS,
     DataFile,
     ImageFolders,
     UnreadField,
@@ -51,10 +56,12 @@ COLUMNS = {
     "text_tokens": np.int32,  # without image slots, whose number depends on the vision tower
     "supervised": np.int32,  # tokens with a label
     "images": np.int32,  # number of images
+    "rejected_text": np.int32,  # of a preference pair: text tokens of the rejected side; else 0
+    "chosen_answer": np.int32,  # of a preference pair: supervised tokens of the chosen answer; else 0
+    "rejected_answer": np.int32,
 }
 CACHED_INDICES = 64
 PARALLEL_BYTES = 2 * 2**20  # smaller files are encoded by one process
-GENERATED_FILES = ("samples.json", "messages.jsonl")  # the files that `generate` writes into a folder
 
 
 def data_path(path: Path) -> Path:
@@ -242,7 +249,7 @@ class _Builder:
         faults: list[Fault] = []
         checker = RecordChecker(self.folders, self.processor)
         of_file = Counter[str]()
-        for record, entry in check_records(checker, self.data.records(FORMS, of_file), processes=processes):
+        for record, entry in check_records(checker, self.data.records(RECORD_FIELDS, of_file), processes=processes):
             advance(1)
             if isinstance(entry, Fault):
                 faults.append(entry)
@@ -250,7 +257,7 @@ class _Builder:
             shown += [names.setdefault(name, len(names)) for name in entry.names]
             kind = kinds.setdefault(entry.kind, len(kinds))
             values = (record.begin, record.size, record.crc, record.number, record.nth, kind, entry.text_tokens,
-                      entry.supervised, len(entry.names))  # fmt: skip
+                      entry.supervised, len(entry.names), *entry.pair)  # fmt: skip
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
         advance(0, total=len(columns["begin"]) + len(faults))  # the total was an estimate

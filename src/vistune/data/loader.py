@@ -1,8 +1,8 @@
 """Load planned steps as batches, in order, ahead of time in threads. The number of threads changes no result.
 
-StagePlan + Samples + Processor -> (step, [Batch, …]) from any step on
+StagePlan + Samples + Processor -> (step, [Batch, …]), starting at any step
 
-A thread that waits for a network cannot be ended. `Background` has threads that the process can leave behind when a run
+A thread that waits for a network cannot be ended. The threads of `Background` do not keep the process alive when a run
 is asked to stop.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from vistune.data.packing import StagePlan, deal
 from vistune.data.selection import SampleSequence
 from vistune.errors import DataError, RecipeError
-from vistune.processor import Processor, blank_batch, collate, load_tiles
+from vistune.processor import Processor, blank_batch, collate, encode_pair, load_tiles
 from vistune.processor.processor import PixelReader
 from vistune.types import Batch, Example, ImageRef, Sample, Spec
 
@@ -119,6 +119,10 @@ class Loader:
         share: (rank, ranks) of this process. All processes get the same number of rows, so that all take part in
             every collective operation; if the rows do not divide evenly, some are blank.
         costs: Work per sample, by which rows are distributed; by default its tokens.
+        pair_documents: For preference pairs, the documents of a pair, 2 or 3; else 0.
+
+    Attributes:
+        reference: (samples, documents) fp32, the reference model's log-probability of each answer, once it is known.
 
     Raises:
         DataError: An image cannot be read; the error names the sample.
@@ -134,8 +138,11 @@ class Loader:
         share: tuple[int, int] = (0, 1),
         costs: Sequence[float] | None = None,
         prefetch: Prefetch = ON_DEMAND,
+        pair_documents: int = 0,
     ) -> None:
         self.samples = samples
+        self.pair_documents = pair_documents
+        self.reference: Tensor | None = None
         self.processor = processor
         self.plan = plan
         self.pixels = pixels or PixelCache()
@@ -170,10 +177,13 @@ class Loader:
         indices = self.plan.steps[step][number]
         samples = [self.samples[k] for k in indices]
         row = collate([self._encode(sample) for sample in samples], [sample.id for sample in samples])
-        return replace(row, number=number, places=tuple(indices))
+        reference = None if self.reference is None else self.reference[list(indices)].flatten()
+        return replace(row, number=number, places=tuple(indices), reference=reference)
 
     def _encode(self, sample: Sample) -> Example:
         try:
+            if self.pair_documents:
+                return encode_pair(self.processor, sample, self.pixels, damaged=self.pair_documents > 2)
             return self.processor.encode(sample, self.pixels)
         except DataError as error:
             raise DataError(f"{sample.origin}: sample {sample.id!r}: {error.message}", error.hint) from None

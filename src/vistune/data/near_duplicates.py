@@ -1,7 +1,8 @@
 """Find near-duplicate images of a data set, and images that it shares with evaluation sets.
 
 image -> 128-bit difference hash (two 8 x 8 grids of bits: brighter to the right or not, brighter downwards or not)
-hashes -> groups of near duplicates · names and hashes compared with an evaluation set's -> overlap
+hashes -> groups of near duplicates
+names and hashes of two sets -> the images that are in both
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Plan which samples form which step and packed row, from only their lengths: the same on every machine.
+"""Plan the steps and packed rows of a stage. The plan depends only on lengths, so it is the same on every machine.
 
 lengths -> plan_epoch, plan_stage -> steps of packed rows of sample indices -> collate -> Batch
-Samples are shuffled by (seed, epoch), cut into steps, and the samples of a step are packed best-fit into rows.
+
+Samples are shuffled by (seed, epoch) and divided into steps. The samples of a step are packed best-fit into rows.
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from vistune.errors import DataError
-from vistune.processor import Processor
+from vistune.processor import Processor, pair_sides
 from vistune.records import (
     FORMS,
     MARKER,
+    RECORD_FIELDS,
     DataFile,
     ImageFolders,
     Record,
@@ -29,7 +30,7 @@ from vistune.records import (
     read_sample,
     shown,
 )
-from vistune.types import IMAGE_ID, Reject
+from vistune.types import IMAGE_ID, Reject, Sample
 
 RECORDS_PER_TASK = 500  # records that a process is given at once
 COMPARED_FIELDS = ("image", "images", "system", *FORMS)  # records are equal if these fields are equal
@@ -61,12 +62,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """The part of a good record that the index keeps; `names`: its images as the file names them."""
+    """The part of a good record that the index keeps; `names`: its images as the file names them.
+
+    `pair`: text tokens of the rejected side and supervised tokens of both answers; zeros without a pair.
+    """
 
     kind: str
     text_tokens: int
     supervised: int
     names: tuple[str, ...]
+    pair: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -94,8 +99,10 @@ class RecordChecker:
             return Fault(Reject(printable(name), location, error.reason, str(error)), kind, error, at)
         names = tuple(self.folders.name_of(image) for image in sample.images)
         if self.processor is None:
-            return IndexEntry(sample.kind, 0, 0, names)
+            pair = (0, 1, 1) if sample.rejected is not None else (0, 0, 0)
+            return IndexEntry(sample.kind, 0, 0, names, pair)
         try:
+            pair = _pair_tokens(sample, self.processor)
             encoded = self.processor.encode_ids(sample)
             slots = sum(encoded.slots)
             if (marks := encoded.ids.count(IMAGE_ID)) != slots:
@@ -107,7 +114,17 @@ class RecordChecker:
                 raise DataError(f"{sample.origin}: no token is supervised", "add an answer to the sample")
         except DataError as error:
             return Fault(Reject(sample.id, sample.origin, "bad_tokens", str(error)), kind, error, at)
-        return IndexEntry(sample.kind, len(encoded.ids) - slots, supervised, names)
+        return IndexEntry(sample.kind, len(encoded.ids) - slots, supervised, names, pair)
+
+
+def _pair_tokens(sample: Sample, processor: Processor) -> tuple[int, int, int]:
+    """Return the text tokens of the rejected side, and the supervised tokens of both answers; zeros without a pair."""
+    if sample.rejected is None:
+        return 0, 0, 0
+    chosen, rejected = (processor.encode_ids(side) for side in pair_sides(sample))
+    if not chosen.supervised or not rejected.supervised:
+        raise DataError(f"{sample.origin}: an answer of the pair has no token", "write both answers")
+    return len(rejected.ids) - sum(rejected.slots), chosen.supervised, rejected.supervised
 
 
 def check_records(
@@ -166,7 +183,7 @@ class TextNotes:
     def read(self, data: DataFile) -> None:
         """Add the notes on one file. Raises DataError if it cannot be read as a whole."""
         self.files.append(data)
-        for record in data.records(FORMS):
+        for record in data.records(RECORD_FIELDS):
             if isinstance(record.value, dict):
                 self._note(record.value, record, (len(self.files) - 1, record.number, record.nth))
 

@@ -37,17 +37,19 @@ class SelectionRules:
         cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
             faults.
         seed: Selects the records of a source with `take: random N`.
+        pair_documents: For preference tuning, the documents of a pair, 2 or 3; 0 for other stages.
     """
 
     kinds: tuple[str, ...] | None = None
     tokens_per_row: int | None = None
     cut: bool = True
     seed: int = 0
+    pair_documents: int = 0
 
     @classmethod
     def of(cls, stage: Stage, seed: int) -> SelectionRules:
         """Return the rules of a recipe's stage."""
-        return cls(stage.kinds, stage.tokens_per_row, stage.too_long == "cut", seed)
+        return cls(stage.kinds, stage.tokens_per_row, stage.too_long == "cut", seed, stage.pair_documents)
 
 
 EVERY_RECORD = SelectionRules()
@@ -102,12 +104,18 @@ def select_records(
     """
     data = data or open_source(source.file)
     file = index(data, folders_of(data, source.images), processor, progress=progress, label=label, keep=keep)
-    file = shorten(file, processor, rules.tokens_per_row) if rules.cut else file
     selected_kinds = source.kinds or rules.kinds
+    if rules.pair_documents:
+        file = as_pairs(file, rules.pair_documents)
+    elif rules.cut:
+        file = shorten(file, processor, rules.tokens_per_row)
     records = file.of_kind(selected_kinds)
     faults = [fault for fault in file.faults if not selected_kinds or not fault.kind or fault.kind in selected_kinds]
     if selected_kinds:
         faults += without_kind(file, selected_kinds)
+    if rules.pair_documents:
+        faults += without_pair(file, records)
+        records = records[file.columns["rejected_answer"][records] > 0]
     faults += [fault for fault in too_long(file, rules.tokens_per_row) if fault.kind in (selected_kinds or file.kinds)]
     records = records[file.lengths[records] <= (rules.tokens_per_row or np.inf)]
     remark = ""
@@ -116,6 +124,10 @@ def select_records(
     elif source.take is not None:
         take = f"{source.take.which} {source.take.rows:,}"
         remark = f"{data.name}: `take: {take}` asks for more records than there are; all {len(records):,} are used"
+    pairs = 0 if rules.pair_documents else int((file.columns["rejected_answer"][records] > 0).sum())
+    if pairs:
+        used = f"{data.name}: {pairs:,} preference pairs: only their chosen answers are trained on"
+        remark = f"{remark}; {used}" if remark else used
     faults.sort(key=lambda fault: fault.at)
     if source.kinds and not len(records) and not faults:
         refuse_unknown_kinds(known_kinds(file), source.kinds, data.name)
@@ -148,6 +160,32 @@ def without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
             "kind",
             f"is missing, but the recipe selects {', '.join(selected_kinds)}",
             "add `kind` to the records, or set the stage's kinds to null",
+        )
+        faults.append(_fault(file, record, error.reason, error))
+    return faults
+
+
+def as_pairs(file: Index, documents: int) -> Index:
+    """Return the index with the lengths of pairs: the chosen side, the rejected one, and with 3 documents the chosen
+    one again after a damaged image. The slots of the second document count as text: it shows the same tiles.
+    """
+    columns = dict(file.columns)
+    slots = file.lengths - columns["text_tokens"]
+    lengths = file.lengths * (documents - 1) + columns["rejected_text"] + slots
+    columns["text_tokens"] = lengths - slots * (documents - 1)
+    columns["supervised"] = columns["chosen_answer"] * (documents - 1) + columns["rejected_answer"]
+    return replace(file, columns=columns, lengths=lengths)
+
+
+def without_pair(file: Index, records: np.ndarray) -> list[Fault]:
+    """Return a fault for each record that is not a preference pair, for stages with `objective: dpo`."""
+    faults = []
+    for record in records[file.columns["rejected_answer"][records] == 0].tolist():
+        error = RecordError(
+            file.location(record),
+            "rejected",
+            "is missing, but the stage's objective is dpo",
+            "use preference pairs, or select them: kinds: [preference]",
         )
         faults.append(_fault(file, record, error.reason, error))
     return faults

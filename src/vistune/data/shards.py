@@ -1,6 +1,6 @@
 """Shards of a source that is too large for one index: list them, plan their order, fetch and unpack them one at a time.
 
-s3://…/{00000..00999}.tar (webdataset), *.parquet, *.jsonl · any path that fsspec opens -> names -> DataFile
+s3://…/{00000..00999}.tar (webdataset), *.parquet, *.jsonl, or any path that fsspec opens -> names -> DataFile
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Show a data file as the model sees it: token ids and labels of each sample, and its text by label."""
+"""Show a data file as the model sees it: the token ids and labels of each sample, and its text divided by label."""
 
 from __future__ import annotations
 

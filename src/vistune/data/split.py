@@ -1,8 +1,10 @@
 """Split samples off that are not trained on, by image: a share for validation, or a few images for the blind check.
 
 all stages' Selections + share or number of images + seed -> which records of each selection are split off
-Records that show the same image, directly or through other records, stay together. The seed and the images' names
-decide, not the order of the records: records that are added later move no other record to the other side.
+
+Records that show the same image, directly or through other records, stay together. The split depends on the seed and
+the images' names, not on the order of the records. So records that are added later move no other record to the other
+side.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plan all steps of all stages before training begins, so that mistakes appear in the first minute.
 
-Recipe + data -> checked records -> PlannedStage of every stage · records that are not used -> rejects
+Recipe + data -> checked records -> PlannedStage of every stage, and rejects: the records that are not used
 """
 
 from __future__ import annotations
@@ -138,6 +138,42 @@ def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tup
         own = None if splits is None else [splits.pop(0) for _ in item.selections]
         planned.append(replace(_plan(recipe, item, number, own), held_out=held))
     return planned, list(rejects.values())
+
+
+def held_out_selections(recipe: Recipe, processor: Processor, progress: Progress) -> list[Selection]:
+    """Return all records that a run does not train on: the `validation` records, else those for the blind check.
+
+    A record of several stages is in the first one's selection only.
+
+    Raises:
+        DataError: The data are bad or missing.
+        RecipeError: The recipe holds nothing out.
+    """
+    stages = [_read_stage(recipe, stage, processor, progress) for stage in recipe.stages]
+    read = [selection for item in stages for selection in item.selections]
+    if recipe.validation is not None and recipe.validation.data is not None:
+        held = [selection for item in stages for selection in item.validation]
+    else:
+        if recipe.validation is not None and recipe.validation.share is not None:
+            parts = split_validation(read, recipe.validation.share, recipe.seed)
+        else:
+            counts = [recipe.blind_check] * len(stages)
+            parts = split_blind_check([item.selections for item in stages], counts, recipe.seed)
+        held = [validation_part(selection, part) for selection, part in zip(read, parts, strict=True)]
+    taken: dict[Path, set[int]] = {}
+    own: list[Selection] = []
+    for selection in held:
+        known = taken.setdefault(selection.index.path, set())
+        is_new = np.array([record not in known for record in selection.records.tolist()], bool)
+        known.update(selection.records.tolist())
+        if is_new.any():
+            own.append(validation_part(selection, is_new))
+    if not own:
+        raise RecipeError(
+            "the recipe holds no record out of training",
+            "train with `validation: {share: 0.1}`, or name a file of held-out samples with --data FILE",
+        )
+    return own
 
 
 def _split_for_blind_check(

@@ -9,7 +9,6 @@ from vistune.datagen.generate import (
     generate_by_model,
     generate_by_rule,
     teacher_record,
-    write_generated,
 )
 from vistune.datagen.held_out import choose_held_out, separate_held_out
 from vistune.datagen.sources import SOURCES, described_source, read_coco, read_source, splits_of
@@ -17,6 +16,7 @@ from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.sources.table_columns import TableForm
 from vistune.datagen.teachers import GenerationConfig, Request, make_requests, needs_request
 from vistune.datagen.teachers.options import TEMPERATURE, TeacherOptions, estimate
+from vistune.datagen.writing import write_generated
 
 __all__ = [
     "SOURCES",

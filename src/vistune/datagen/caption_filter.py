@@ -4,12 +4,12 @@ A noun phrase in fewer than 3 captions selects none, a phrase in at most 100 cap
 frequent phrase selects 100 at random. A caption is kept if any of its phrases selects it.
 
 The paper adds the captions of one phrase after another to a pool, the rarest phrase first, and a frequent phrase draws
-its 100 from all of its captions. Captions that rarer phrases added before do not count against the 100, so the order
-has no effect. In another reading of the paper, captions that were added before do count against the 100, so fewer
-captions are selected. The paper does not say which is meant.
+its 100 from all of its captions. A caption may already be in the pool because of a rarer phrase. Such a caption does
+not reduce the 100 of a later phrase, so the order has no effect. In another reading of the paper, it does reduce them,
+so fewer captions are selected. The paper does not say which is meant.
 
-The file is read twice: the first pass keeps eight bytes per phrase and four per caption, the second copies the
-selected records byte for byte.
+The file is read twice: the first pass keeps eight bytes per phrase and four per caption, the second copies the selected
+records byte for byte.
 """
 
 from __future__ import annotations

@@ -20,21 +20,22 @@ from typing import Any
 from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.teachers import GenerationConfig, Request, make_requests, needs_request, own_captions, rule
 from vistune.datagen.teachers.options import TeacherOptions
+from vistune.datagen.teachers.preference import WrittenPair, pairs_of
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.datagen.teachers.remote import RequestOutcome, ask_all, ask_in_batches, turns_of
 from vistune.datagen.teachers.replies import Turns
 from vistune.errors import RecipeError, TooManyRejects
-from vistune.files import write_atomic, write_json, write_jsonl
+from vistune.grounding.annotated import scene_of
 from vistune.grounding.balance import AnswerBalance, fit_balance
 from vistune.grounding.guessing import GuessedAnswers
 from vistune.llm_client import RequestRunner
 from vistune.llm_client.runner import log
 from vistune.notebook import html_table
 from vistune.progress import Advance, OnMessage
-from vistune.types import AnnotatedImage, Reject
+from vistune.types import PREFERENCE, AnnotatedImage, Reject
 
 TEACHERS = ("rule", "openai")
-LlavaRecord = dict[str, Any]  # id, image, kind, language, conversations
+LlavaRecord = dict[str, Any]  # id, image, kind, language, conversations; a pair also chosen, rejected, claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,12 @@ def generate_by_rule(
     _, names = image_names(images)
     requests = make_requests(images, config)
     balances = {language: _balance(requests, language, config.seed) for language in config.languages}
+    pairs = pairs_of([request for request in requests if request.kind == PREFERENCE], config.seed)
     for request in requests:
-        results.append(_write_by_rule(request, names, config.seed, balances[request.language]))
+        if request.kind == PREFERENCE:
+            results += _pair_records(request, names[request.image.path], pairs[request.name], config.seed)
+        else:
+            results.append(_write_by_rule(request, names, config.seed, balances[request.language]))
         advance(1)
     return _separate(results)
 
@@ -164,7 +169,7 @@ def generate_by_rule(
 def _balance(requests: Sequence[Request], language: str, seed: int) -> AnswerBalance:
     """Balance the answers of all conversations in a language, so that they cannot be guessed without the image."""
     conversations = (request for request in requests if (request.kind, request.language) == ("conversation", language))
-    scenes = ((_seed(request, seed), rule.scene_of(request.image, language)) for request in conversations)
+    scenes = ((_seed(request, seed), scene_of(request.image, language)) for request in conversations)
     return fit_balance([(name, scene) for name, scene in scenes if not scene.drawn], rule.LONGEST_CONVERSATION)
 
 
@@ -215,6 +220,20 @@ def _write_by_rule(
     return _record(request, names[request.image.path], turns, rng)
 
 
+def _pair_records(request: Request, image: str, pairs: Sequence[WrittenPair], seed: int) -> list[LlavaRecord | Reject]:
+    """Return a sample for each pair of an image: a prompt in LLaVA's form, both answers, and their claim."""
+    if not pairs:
+        detail = "no question about its boxes has another answer for a similar image"
+        return [Reject(request.name, str(request.image.path), "too_little_known", detail)]
+    records: list[LlavaRecord | Reject] = []
+    for number, pair in enumerate(pairs):
+        numbered = replace(request, number=number)
+        record = _record(numbered, image, ((pair.prompt, ""),), random.Random(_seed(numbered, seed)))
+        record["conversations"].pop()
+        records.append({**record, "chosen": pair.chosen, "rejected": pair.rejected, "claim": pair.claim.to_dict()})
+    return records
+
+
 def generate_by_model(
     images: Sequence[AnnotatedImage],
     config: GenerationConfig,
@@ -229,6 +248,8 @@ def generate_by_model(
         folder: Where the journal is.
         report: Called with each message, such as a parameter that the service refuses.
     """
+    if PREFERENCE in config.kinds:
+        raise RecipeError("preference pairs are written from boxes by rules", "use --teacher rule for this kind")
     requests = make_requests(images, config)
     sent = [request for request in requests if needs_request(request)]
     asker = options.open(folder, options.header(config.kinds, config.languages), seed=config.seed, report=report)
@@ -306,67 +327,6 @@ def _record(request: Request, image: str, turns: Turns, rng: random.Random) -> L
         "language": request.language,
         "conversations": conversations,
     }
-
-
-def write_generated(
-    out: Path, generated: GeneratedData, images: Sequence[AnnotatedImage], origin: Mapping[str, Any] | None = None
-) -> None:
-    """Write the files that `train` and `check` read. samples.json is written last: if it exists, all files do.
-
-    `origin`: the teacher and the settings of the run, which `vistune why` shows for a model trained on the data.
-    """
-    folders, names = image_names(images)
-    write_json(out / "images.json", {"folders": [os.path.relpath(folder, out) for folder in folders]})
-    rejects = ({**asdict(reject), "origin": Path(reject.origin).name} for reject in generated.rejects)
-    write_jsonl(out / "rejects.jsonl", rejects)
-    write_jsonl(out / "pictures.jsonl", (_image_facts(image, names[image.path]) for image in images))
-    write_jsonl(out / "messages.jsonl", (_messages(record) for record in generated.rows))
-    counts = Counter(f"{record['kind']}/{record['language']}" for record in generated.rows)
-    report = {
-        "rows": len(generated.rows),
-        "images": len(images),
-        "counts": dict(sorted(counts.items())),
-        "held_out": {"rows": len(generated.held_out), "questions": len(generated.questions)},
-        "rejects": dict(Counter(reject.reason for reject in generated.rejects)),
-        "guessing": [result.to_dict() for result in generated.guessing],
-        "unknown_labels": dict(generated.unknown_labels),
-        "spent": generated.spent_dict,
-        "origin": dict(origin or {}),
-        **(generated.source.to_dict() if generated.source else {}),
-    }
-    write_json(out / "generate.json", report)
-    if generated.held_out:
-        write_atomic(out / "held_out.json", _json_list(generated.held_out))
-        write_jsonl(out / "questions.jsonl", generated.questions)
-    write_atomic(out / "samples.json", _json_list(generated.rows))
-
-
-def _image_facts(image: AnnotatedImage, name: str) -> dict[str, object]:
-    """Return the captions and boxes of an image, for readers of the report."""
-    boxes = [
-        {"label": box.label, **{side: round(getattr(box, side), 4) for side in ("x0", "y0", "x1", "y1")}}
-        for box in image.boxes
-    ]
-    return {"image": name, "captions": image.captions, "boxes": boxes}
-
-
-def _json_list(records: Sequence[LlavaRecord]) -> str:
-    """Return a JSON list with one record per line, so that error messages can name the line."""
-    return "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
-
-
-def _messages(record: LlavaRecord) -> dict[str, object]:
-    """Return a sample in the `messages` form."""
-    roles = {"human": "user", "gpt": "assistant"}
-    messages = []
-    for turn in record["conversations"]:
-        text = turn["value"].replace("<image>", "").strip()
-        content: object = text
-        if "<image>" in turn["value"]:
-            content = [{"type": "image"}, {"type": "text", "text": text}]
-        messages.append({"role": roles[turn["from"]], "content": content})
-    labels = {name: record[name] for name in ("id", "kind", "language")}
-    return {**labels, "messages": messages, "images": [record["image"]]}
 
 
 def teacher_record(options: TeacherOptions | None, config: GenerationConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from vistune.datagen.teachers import GenerationConfig, rule
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.errors import RecipeError
 from vistune.grounding import brief_cue
+from vistune.grounding.annotated import scene_of
 from vistune.grounding.balance import fit_balance
 from vistune.types import AnnotatedImage
 
@@ -71,7 +72,7 @@ def questions_about(
     Only English and Korean questions can be written. `names`: the name of each image in one of the image folders.
     """
     for language in (each for each in languages if each in OWN_LANGUAGES):
-        scenes = [(f"{seed}/{image.id}-held-out-{language}", rule.scene_of(image, language)) for image in images]
+        scenes = [(f"{seed}/{image.id}-held-out-{language}", scene_of(image, language)) for image in images]
         balance = fit_balance([item for item in scenes if not item[1].drawn], rule.LONGEST_CONVERSATION)
         for image, (name, scene) in zip(images, scenes, strict=True):
             rng = random.Random(name)

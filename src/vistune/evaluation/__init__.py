@@ -1,6 +1,6 @@
-"""Evaluate models on benchmarks: tasks, scores of anybody's predictions, blind conditions, intervals and comparisons.
+"""Evaluate models on benchmarks: tasks, scores of predictions files, blind conditions, intervals and comparisons.
 
-torch is imported when something that runs a model is first used; scoring a file never imports it.
+torch is imported when something that runs a model is first used. Scoring a file never imports it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ from vistune.evaluation.tasks import TASKS
 from vistune.registry import lazy_names
 
 if TYPE_CHECKING:
-    from vistune.evaluation.comparison import Comparison, compare, compare_stored, labels_of, markdown
-    from vistune.evaluation.descriptions import DescriptionScore, describe
-    from vistune.evaluation.models import (
-        AnsweredFile,
-        AnswerOptions,
-        EvaluationOptions,
-        EvaluationRequest,
-        ModelOptions,
+    from vistune.evaluation.comparison import (
+        Comparison,
+        compare,
+        compare_stored,
+        figures_tables,
+        labels_of,
+        remarks,
     )
+    from vistune.evaluation.descriptions import DescriptionScore, describe
+    from vistune.evaluation.models import AnsweredFile
+    from vistune.evaluation.request import AnswerOptions, EvaluationOptions, EvaluationRequest, ModelOptions
     from vistune.evaluation.results import AnsweredQuestion, Estimate, EvaluationResult
 
 LAZY = {
-    "comparison": ("Comparison", "compare", "compare_stored", "labels_of", "markdown"),
+    "comparison": ("Comparison", "compare", "compare_stored", "figures_tables", "labels_of", "remarks"),
     "descriptions": ("DescriptionScore", "describe"),
-    "models": ("AnswerOptions", "AnsweredFile", "EvaluationOptions", "EvaluationRequest", "ModelOptions"),
+    "models": ("AnsweredFile",),
+    "request": ("AnswerOptions", "EvaluationOptions", "EvaluationRequest", "ModelOptions"),
     "results": ("AnsweredQuestion", "Estimate", "EvaluationResult"),
 }
 __all__ = [
@@ -56,8 +59,9 @@ __all__ = [
     "compare",
     "compare_stored",
     "describe",
+    "figures_tables",
     "labels_of",
-    "markdown",
+    "remarks",
     "score",
 ]
 __getattr__ = lazy_names(__name__, LAZY)

@@ -1,8 +1,8 @@
 """Store answers while they arrive, resume after a crash, and share the work among torchrun's processes.
 
 Opening PATH reads the answers that are already in it. `add` appends answers as they arrive. `finish` rewrites PATH in
-the order of the questions. PATH.asked.json records the settings (model, prompts, decoding and so on); answers that were
-given with other settings are refused.
+the order of the questions. PATH.asked.json records the settings: model, prompts, decoding and others. Stored answers
+that were given with other settings are refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compare models: a table of their figures next to published ones, and the questions that each model answers better.
 
-evaluation results (model by task) -> Comparison -> comparison.json, markdown
-RUN/evals/NAME.{json, predictions.jsonl} -> evaluation results of the tasks that all runs share; no model is asked
+evaluation results (model by task) -> Comparison -> comparison.json, tables
+RUN/evals/NAME.{json, predictions.jsonl} -> evaluation results of the tasks that all runs share; no model is run
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from vistune.notebook import html_table
 from vistune.types import ImageRef, Message, Part, Question, Sample
 
 TO_BE_SCORED = "to be scored"  # by a judge or the benchmark's server
+GAIN = "gain from the image, points"
 FEW = 3  # figures that a table shows of a task without headlines
 
 
@@ -153,8 +154,11 @@ class Comparison:
         return f"Comparison(models={', '.join(self.models)}; tasks={tasks})"
 
     def _repr_html_(self) -> str:
-        headers, rows = _figures(self)
-        return html_table(rows, headers)
+        tables = []
+        for figures in figures_tables(self):
+            rows = [(model, *cells) for model, cells in figures.rows.items()]
+            tables.append(html_table(rows, ("", *figures.columns), f"{figures.task}, {figures.count:,} questions"))
+        return "".join(tables)
 
 
 def labels_of(models: Sequence[Path]) -> list[str]:
@@ -166,6 +170,8 @@ def labels_of(models: Sequence[Path]) -> list[str]:
         RecipeError: A folder is named twice.
     """
     paths = [model.resolve() for model in models]
+    if not paths:
+        return []
     if len(set(paths)) < len(paths):
         raise RecipeError(f"{next(m for m in models if paths.count(m.resolve()) > 1)}: named twice", "name it once")
     if len(paths) == 1:
@@ -293,45 +299,46 @@ def _read_answer(line: Mapping[str, Any]) -> AnsweredQuestion:
     return AnsweredQuestion(question, line["condition"], str(line["text"]), float(line["right"]), reason)
 
 
-def markdown(comparison: Comparison) -> str:
-    """Format the figures as a table, then the pairs of models and the sources of the published figures."""
-    models, papers = comparison.models, comparison.sources
-    headers, rows = _figures(comparison)
-    lines = [_row(*headers), _row(*["---"] * len(headers)), *(_row(*row) for row in rows), ""]
+@dataclass(frozen=True, slots=True)
+class FiguresTable:
+    """The figures of a task as text: a row for each model and each published one, and the names of the columns."""
+
+    task: str
+    count: int
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+
+
+def figures_tables(comparison: Comparison) -> list[FiguresTable]:
+    """Return a table for each task: the main figures, and the accuracy gain from seeing the image if it is known."""
+    tables = []
+    for task in comparison.tasks:
+        names = task.headlines or ("",)
+        has_gap = any(result.gap for result in task.results.values())
+        rows = {}
+        for model, result in task.results.items():
+            gain = "" if result.gap is None else _points(result.gap.difference)
+            own = (_number(result.metrics.get(name)) or TO_BE_SCORED for name in names)
+            rows[model] = (*own, *([gain] if has_gap else []))
+        for paper, published in task.published.items():
+            rows[paper] = (*(_number(published.figures.get(name)) for name in names), *([""] if has_gap else []))
+        columns = (*names, *([GAIN] if has_gap else []))
+        tables.append(FiguresTable(task.task, task.count, columns, rows))
+    return tables
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """Describe the pairs of models, what the blind conditions show, and the sources of the published figures."""
+    lines = []
     for task in comparison.tasks:
         for pair in task.pairs:
             lines.append(
-                f"- {task.task}: {pair.one} answers {len(pair.wins)} better than {pair.other}, "
+                f"{task.task}: {pair.one} answers {len(pair.wins)} better than {pair.other}, "
                 f"{len(pair.losses)} worse; {_points(pair.difference, sign='+', unit=' points')}: {pair.words}"
             )
-        for model in models:
-            lines += [f"- {task.task}, {model}: {words}" for words in _blind_words(task.results[model])]
-    lines += [f"- {paper}: {source}" for paper, source in papers.items()]
-    return "\n".join(lines).rstrip()
-
-
-def _figures(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return the headers and rows of the table of figures: a row per task and figure, a column per model."""
-    models, papers = comparison.models, comparison.sources
-    no_papers = [""] * len(papers)
-    rows: list[list[str]] = []
-    for task in comparison.tasks:
-        results = [task.results[model] for model in models]
-        begin = (task.task, f"{task.count:,}")
-        for name in task.headlines:
-            own = [_number(result.metrics.get(name)) or TO_BE_SCORED for result in results]
-            others = [_number(task.published[p].figures.get(name) if p in task.published else None) for p in papers]
-            rows.append([*begin, name, *own, *others])
-        if not task.headlines:
-            rows.append([*begin, "", *[TO_BE_SCORED] * len(models), *no_papers])
-        if any(result.gap for result in results):
-            gaps = ["" if r.gap is None else _points(r.gap.difference) for r in results]
-            rows.append([*begin, "accuracy gain from seeing the image, points", *gaps, *no_papers])
-    return ["task", "questions", "figure", *models, *papers], rows
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        for model in comparison.models:
+            lines += [f"{task.task}, {model}: {words}" for words in _blind_words(task.results[model])]
+    return [*lines, *(f"{paper}: {source}" for paper, source in comparison.sources.items())]
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,6 @@
 """Plan which questions are asked under which condition: with the image, without it, and with another question's image.
 
-questions -> plan_blocks -> blocks: questions of whole images that are asked in one batch under one condition
+questions -> plan_blocks -> blocks: all questions about some images, asked in one batch under one condition
 """
 
 from __future__ import annotations

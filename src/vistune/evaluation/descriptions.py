@@ -1,6 +1,7 @@
 """Measure whether free descriptions name the things in an image: recall and precision of colour-shape pairs.
 
-images + boxes -> a fixed instruction in each language -> texts -> named pairs, as a multiset, compared with the boxes
+images + a fixed instruction in each language -> descriptions -> colour-shape pairs that they name, as a multiset
+named pairs + pairs of the boxes -> recall, precision
 """
 
 from __future__ import annotations

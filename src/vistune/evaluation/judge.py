@@ -2,8 +2,8 @@
 
 bodies -> key = hash of the body and its repetition -> RequestRunner -> texts, in the bodies' order
 
-The same body twice in one call asks for two opinions; the same call again is answered from the journal. A missing or
-unreadable judgement is an error, never a score.
+If one call contains the same body twice, the judge gives two opinions. If the same call is repeated, the journal
+answers it. A missing or unreadable judgement is an error, never a score.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Evaluate model folders: load each model once and ask it every task, alone or with torchrun's other processes.
+"""Evaluate models: load each folder once and ask it every task, alone or with torchrun's other processes.
 
-model folders + requests -> EvaluationResult per model and task
+model folders and endpoints + requests -> EvaluationResult per model and task
 model folder + the user's questions -> predictions file
 """
 
@@ -10,88 +10,28 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.answers import AnswerFile, Ranks, device_of_rank, drop_drafts, open_ranks
-from vistune.evaluation.comparison import Comparison, compare, file_name, labels_of
+from vistune.evaluation.comparison import Comparison, compare, file_name
 from vistune.evaluation.conditions import choose_questions, conditions_for, plan_blocks
+from vistune.evaluation.endpoint import endpoint_model, labels_with_endpoints
+from vistune.evaluation.request import EvaluationOptions, EvaluationRequest, ModelOptions, split_options
 from vistune.evaluation.results import AnsweredQuestion, EvaluationResult, evaluation_result, score_answers
-from vistune.evaluation.runner import TaskRun
+from vistune.evaluation.runner import Answerer, LocalModel, TaskRun
 from vistune.evaluation.task import Benchmark, Reply, questions_of
 from vistune.evaluation.tasks import open_task
 from vistune.evaluation.tasks.file import File
 from vistune.files import write_json
 from vistune.generation import Assistant
 from vistune.interop.load import load
+from vistune.llm_client import Endpoint
 from vistune.model.precision import resolve_device
 from vistune.progress import OnMessage, Progress, ignore_message, no_progress
 from vistune.recipe import Recipe
 from vistune.records import UnreadField, lines_of
 from vistune.runs.folder import find_model, is_vistune_folder
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """How a model is loaded: device, dtype, and 4 or 8 bits for quantized weights."""
-
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: int | None = None
-
-
-class EvaluationOptions(TypedDict, total=False):
-    """Keyword arguments of `vistune.evaluate`: the fields of `EvaluationRequest` and `ModelOptions`."""
-
-    out: str | PathLike[str] | None
-    name: str | None
-    limit: int | None
-    blind_limit: int | None
-    blind: bool
-    seed: int
-    letters: bool
-    again: bool
-    device: str
-    dtype: str
-    quantize: int | None
-
-
-class AnswerOptions(TypedDict, total=False):
-    """Keyword arguments of `vistune.answer`: the optional fields of `AnswerRequest`, and those of `ModelOptions`."""
-
-    images: str | PathLike[str] | None
-    max_tokens: int
-    again: bool
-    device: str
-    dtype: str
-    quantize: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationRequest:
-    """A task to evaluate.
-
-    Attributes:
-        out: Folder for the answers (NAME.predictions.jsonl) and the result (NAME.json).
-        name: NAME, by default the task's.
-        limit: Approximate number of questions to ask; None asks all.
-        blind: Whether to ask the blind conditions too, for about `blind_limit` questions (None: all).
-        letters: Whether multiple-choice questions are answered by the likeliest letter, from one forward pass.
-        again: Whether to replace the answers that are in `out`.
-    """
-
-    task: str
-    data: Path
-    out: Path | None = None
-    name: str | None = None
-    limit: int | None = None
-    blind_limit: int | None = None
-    blind: bool = True
-    seed: int = 0
-    letters: bool = False
-    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +58,6 @@ class LoadedModel:
     assistant: Assistant
 
 
-def split_options(options: EvaluationOptions | AnswerOptions) -> tuple[ModelOptions, dict[str, Any]]:
-    """Split keyword arguments into the model's options and the fields of a request."""
-    request: dict[str, Any] = dict(options)
-    model: dict[str, Any] = {name: request.pop(name) for name in ("device", "dtype", "quantize") if name in request}
-    return ModelOptions(**model), request
-
-
 def load_model(path: Path, options: ModelOptions, ranks: Ranks) -> LoadedModel:
     """Load a model onto this process's device."""
     folder = find_model(path) if is_vistune_folder(path) else path
@@ -133,7 +66,7 @@ def load_model(path: Path, options: ModelOptions, ranks: Ranks) -> LoadedModel:
 
 
 def evaluate_all(
-    models: Sequence[Path],
+    models: Sequence[Path | Endpoint],
     tasks: Mapping[str, Path],
     *,
     progress: Progress,
@@ -143,16 +76,18 @@ def evaluate_all(
     """Evaluate several models on several tasks; also return whether this is the first process."""
     if len(tasks) > 1:
         for task, data in tasks.items():  # report missing data before the first question is asked
-            benchmark = open_task(task, data)
+            benchmark = open_task(task, data, match=options.get("match"))
             questions_of(benchmark)
             benchmark.check_images()
-    labels = labels_of(models)
+    labels = labels_with_endpoints(models)
     model_options, fields = split_options(options)
     out = fields.pop("out", None)
 
-    def requests_of(model: Path) -> list[EvaluationRequest]:
+    def requests_of(model: Path | Endpoint) -> list[EvaluationRequest]:
         if out is not None:
             folder = out / labels[models.index(model)] if len(models) > 1 else out
+        elif isinstance(model, Endpoint):
+            folder = None
         else:  # a run keeps its own answers, unless they are to a part of the questions
             is_whole_run = (model / "run.json").is_file() and fields.get("limit") is None
             folder = model / "evals" if is_whole_run else None
@@ -165,8 +100,8 @@ def evaluate_all(
 
 
 def evaluate_models(
-    models: Sequence[Path],
-    requests_of: Callable[[Path], Sequence[EvaluationRequest]],
+    models: Sequence[Path | Endpoint],
+    requests_of: Callable[[Path | Endpoint], Sequence[EvaluationRequest]],
     options: ModelOptions,
     progress: Progress,
     on_message: OnMessage = ignore_message,
@@ -177,14 +112,18 @@ def evaluate_models(
     """
     results = []
     with open_ranks() as ranks:
-        for label, path in zip(labels_of(models), models, strict=True):
-            model = load_model(path, options, ranks)
+        for label, each in zip(labels_with_endpoints(models), models, strict=True):
+            model = each if isinstance(each, Endpoint) else load_model(each, options, ranks)
             shown = progress if ranks.is_first else no_progress
-            listener = on_message if ranks.is_first and path == models[0] else ignore_message
+            is_listening = ranks.is_first and (each == models[0] or isinstance(each, Endpoint))
+            listener = on_message if is_listening else ignore_message
             if len(models) > 1:
                 shown = _labelled(label, shown)
             results.append(
-                [measure(model, each, progress=shown, on_message=listener, ranks=ranks) for each in requests_of(path)]
+                [
+                    measure(model, request, progress=shown, on_message=listener, ranks=ranks)
+                    for request in requests_of(each)
+                ]
             )
     return results
 
@@ -193,8 +132,27 @@ def _labelled(model: str, progress: Progress) -> Progress:
     return lambda label, total: progress(f"{model}: {label}", total)
 
 
+def _answerer(
+    model: LoadedModel | Endpoint, request: EvaluationRequest, on_message: OnMessage, ranks: Ranks
+) -> Answerer:
+    """Return the object that answers a request's questions. Raises RecipeError if an endpoint cannot be used here."""
+    if isinstance(model, LoadedModel):
+        return LocalModel(model.assistant, model.folder)
+    if request.out is None:
+        raise RecipeError("--endpoint: needs a folder for the replies", "add --out DIR")
+    if ranks.count > 1:
+        raise RecipeError(
+            "--endpoint: is asked by one process", "start it without torchrun; --concurrency sets the speed"
+        )
+    return endpoint_model(model, _answer_path(request, request.out), again=request.again, on_message=on_message)
+
+
+def _answer_path(request: EvaluationRequest, out: Path) -> Path:
+    return out / f"{file_name(request.name or request.task)}.predictions.jsonl"
+
+
 def measure(
-    model: LoadedModel,
+    model: LoadedModel | Endpoint,
     request: EvaluationRequest,
     *,
     progress: Progress,
@@ -204,7 +162,7 @@ def measure(
     """Ask a task's questions, store the answers, and score them."""
     ranks = ranks or Ranks()
     name = file_name(request.name or request.task)
-    task = open_task(request.task, request.data)
+    task = open_task(request.task, request.data, match=request.match)
     questions = choose_questions(questions_of(task), request.limit, request.seed)
     if not questions:
         raise DataError(f"{request.data}: has no question of {request.task}", "check --data")
@@ -220,19 +178,20 @@ def measure(
     possible, left_out = conditions_for(blind)
     blocks = plan_blocks(questions, blind, possible if request.blind else possible[:1], seed=request.seed)
     run = TaskRun(request.task, task, questions, blocks, request.letters)
-    settings = run.settings(model.assistant, model.folder)
+    answerer = _answerer(model, request, on_message, ranks)
+    settings = run.settings(answerer)
     with ExitStack() as stack:
         file = None
         if request.out is not None:
-            path = request.out / f"{name}.predictions.jsonl"
+            path = _answer_path(request, request.out)
             file = stack.enter_context(AnswerFile(path, settings, again=request.again, ranks=ranks))
-        answered = run.answer(model.assistant, label=f"ask {name}", progress=progress, file=file, ranks=ranks)
+        answered = run.answer(answerer, label=f"ask {name}", progress=progress, file=file, ranks=ranks)
     answers: dict[str, list[AnsweredQuestion]] = defaultdict(list)
     for answer in answered:
         answers[answer.condition].append(answer)
     result = replace(
         evaluation_result(request.task, task, dict(answers), seed=request.seed),
-        model=str(model.path),
+        model=str(model.path) if isinstance(model, LoadedModel) else model.model,
         asked_with=settings,
         unread_fields=tuple(task.unread_fields),
         left_out=left_out if request.blind else {},
@@ -293,9 +252,10 @@ def answer_questions(
 
         run = TaskRun("file", task, questions, plan_blocks(questions, (), ("with_image",)), line_of=line_of)
         shown = progress if ranks.is_first else no_progress
-        settings = run.settings(model.assistant, model.folder)
+        answerer = LocalModel(model.assistant, model.folder)
+        settings = run.settings(answerer)
         with AnswerFile(request.out, settings, again=request.again, ranks=ranks) as file:
-            answers = run.answer(model.assistant, label="answer", progress=shown, file=file, ranks=ranks)
+            answers = run.answer(answerer, label="answer", progress=shown, file=file, ranks=ranks)
     return AnsweredFile(request.out, len(answers), tuple(task.unread_fields), tuple(task.warnings))
 
 
@@ -326,7 +286,7 @@ def validation_tasks(recipe: Recipe) -> Callable[[Assistant, Progress], dict[str
     def evaluate(assistant: Assistant, progress: Progress) -> dict[str, float]:
         figures: dict[str, float] = {}
         for run in runs:
-            answers = run.answer(assistant, label=f"ask {run.name}", progress=progress)
+            answers = run.answer(LocalModel(assistant), label=f"ask {run.name}", progress=progress)
             metrics = evaluation_result(run.name, run.task, {"with_image": answers}).metrics
             figures |= {f"{run.name}.{key}": float(value) for key, value in metrics.items() if value is not None}
         return figures

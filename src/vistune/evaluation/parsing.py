@@ -1,12 +1,13 @@
-"""Parse replies: the option or the yes or no that a reply means, and the normal form of VQA answers.
+"""Parse replies: find the option, or the yes or no, that a reply means; bring answers into the form that VQA compares.
 
 reply + options -> a letter, "Z" if the model declined, None if the rule finds nothing
 answer -> VQA's form -> points among the answers of ten people
 
-A rule is either published, with quirks on which published figures depend, or lenient. The lenient rules `choice_of` and
-`yes_or_no` read replies above all in Korean ("정답은 B입니다", "②", "아니요"), and in English and Chinese too. Our own
-Korean tasks have only these. A reply that names several options or denies one gives None instead of a guess. Their
-patterns are applied to lines with single spaces and contain no repetition, so the time is linear in the reply's length.
+A rule is either published or lenient. Published rules keep their quirks, because published figures depend on them. The
+lenient rules `choice_of` and `yes_or_no` read replies above all in Korean ("정답은 B입니다", "②", "아니요"), and in
+English and Chinese too. vistune's own Korean tasks have only lenient rules. A reply that names several options or
+denies one gives None instead of a guess. The patterns of lenient rules are applied to lines with single spaces and
+contain no repetition, so the time is linear in the reply's length.
 """
 
 from __future__ import annotations

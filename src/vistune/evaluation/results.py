@@ -1,4 +1,4 @@
-"""Turn answers into figures with confidence intervals, and compare them with the figures of asking blind.
+"""Turn answers into figures with confidence intervals, and compare them with the figures under the blind conditions.
 
 answered questions -> Estimate (mean and 95 % interval, bootstrapped by image) -> EvaluationResult
 """
@@ -130,6 +130,7 @@ class EvaluationResult:
         gap: The accuracy gain from seeing the image, if a blind condition was asked.
         changed: By blind condition, how often the answer changes; only for a task without metrics.
         by_type, by_language: Accuracy of each group of questions.
+        by_source: Accuracy by data file, if the questions are from a run's held-out split.
         asked_with: Everything on which the answers depend.
         left_out: Conditions that could not be asked, each with the reason.
         answers: All answers by condition. They are not part of the JSON.
@@ -147,6 +148,7 @@ class EvaluationResult:
     changed: Mapping[str, Change] = field(default_factory=dict)
     by_type: Mapping[str, GroupResult] = field(default_factory=dict)
     by_language: Mapping[str, GroupResult] = field(default_factory=dict)
+    by_source: Mapping[str, GroupResult] = field(default_factory=dict)
     asked_with: Mapping[str, Any] = field(default_factory=dict)
     unread_fields: tuple[UnreadField, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -184,6 +186,8 @@ class EvaluationResult:
             if self.gap is not None:
                 tree["gap"] = self.gap.to_dict()
             tree |= {"by_type": _to_dicts(self.by_type), "by_language": _to_dicts(self.by_language)}
+            if self.by_source:
+                tree["by_source"] = _to_dicts(self.by_source)
         elif self.changed:
             tree["changed"] = _to_dicts(self.changed)
         tree |= {"model": self.model, "asked_with": dict(self.asked_with)}
@@ -340,6 +344,7 @@ def evaluation_result(
         gap=blind_gap,
         by_type=_by_group(answers, "type", seed),
         by_language=_by_group(answers, "language", seed),
+        by_source=_by_group(answers, "source", seed) if any("source" in a.question.tags for a in seen) else {},
     )
 
 

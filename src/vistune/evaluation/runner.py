@@ -1,9 +1,9 @@
 """Ask a model the questions of a task; questions whose answers are already stored are not asked again.
 
-TaskRun: blocks without an answer, shared among the processes -> ask -> gathered -> answered questions in order
+TaskRun: blocks without an answer, shared among the processes -> Answerer -> gathered -> answered questions in order
 
-A block is asked in a batch of its own. So its answers depend on the block only: not on which process asks it, nor on
-what was asked before.
+A model that runs in this process answers each block as a separate batch. So its answers depend only on the block, not
+on the process that asks it and not on earlier questions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import torch
 
@@ -43,6 +44,52 @@ VERSIONED = ("torch", "transformers")
 SAMPLED = 1 << 20  # bytes that are hashed at the beginning, middle and end of a weight file
 
 
+StoreAnswers = Callable[[Sequence[AnsweredQuestion]], None]
+
+
+class Answerer(Protocol):
+    """Something that answers questions: a model in this process, or a service."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether an answer is the same whichever questions are asked with it."""
+
+    def settings(self) -> dict[str, object]:
+        """Return the settings of the model on which its answers depend."""
+
+    def answer(self, task: Benchmark, blocks: Sequence[Block], *, letters: bool, store: StoreAnswers) -> None:
+        """Answer all questions of the blocks; pass answers to `store` as they are completed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model in this process; `folder` has its weights, None for a model in training."""
+
+    assistant: Assistant
+    folder: Path | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether an answer is the same in any batch: all weights are in fp32, none quantized."""
+        return all(weight.dtype == torch.float32 for weight in self.assistant.model.parameters())
+
+    def settings(self) -> dict[str, object]:
+        """Return model, template, precision and versions."""
+        head = self.assistant.model.head
+        return {
+            "model": fingerprint(self.folder) if self.folder is not None else "",
+            "template": self.assistant.processor.spec.template,
+            "text_rules": self.assistant.processor.text_rules,
+            "precision": {"dtype": str(head.dtype).removeprefix("torch."), "device": head.device.type},
+            "versions": {package: version(package) for package in VERSIONED},
+        }
+
+    def answer(self, task: Benchmark, blocks: Sequence[Block], *, letters: bool, store: StoreAnswers) -> None:
+        """Answer block by block, one batch each."""
+        for block in blocks:
+            ask(self.assistant.model, self.assistant.processor, task, block, letters=letters, on_answers=store)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskRun:
     """A task's questions as they are asked, in blocks.
@@ -62,7 +109,7 @@ class TaskRun:
 
     def answer(
         self,
-        assistant: Assistant,
+        model: Answerer,
         *,
         label: str,
         progress: Progress,
@@ -79,7 +126,7 @@ class TaskRun:
         known: dict[Key, StoredAnswer] = {}
         for part in ranks.gathered(file.known if file else {}):
             known |= part
-        left = [_unanswered(block, known, exact=is_exact(assistant)) for block in self.blocks]
+        left = [_unanswered(block, known, exact=model.is_exact) for block in self.blocks]
         own = [block for block in left if block.questions][ranks.rank :: ranks.count]
         new: dict[Key, StoredAnswer] = {}
         to_ask = sum(len(block.questions) for block in own)
@@ -92,8 +139,7 @@ class TaskRun:
                 advance(len(answers))
 
             with stoppable(resumable=file is not None):
-                for block in own:
-                    ask(assistant.model, assistant.processor, self.task, block, letters=self.letters, on_answers=store)
+                model.answer(self.task, own, letters=self.letters, store=store)
         for part in ranks.gathered(new):
             known |= part
         answers = self._marked(known)
@@ -112,19 +158,17 @@ class TaskRun:
         index = {question.id: k for k, question in enumerate(self.questions)}
         return sorted(answers, key=lambda a: (CONDITIONS.index(a.condition), index[a.question.id]))
 
-    def settings(self, assistant: Assistant, folder: Path) -> dict[str, object]:
-        """Return everything on which the answers depend: model, template, prompts, decoding, precision and versions."""
-        head = assistant.model.head
+    def settings(self, model: Answerer) -> dict[str, object]:
+        """Return everything on which the answers depend: those of the model, and prompts, decoding and versions."""
+        own = model.settings()
+        versions = own.pop("versions", {})
         conditions = dict.fromkeys(block.condition for block in self.blocks)
         return {
             "task": self.name,
-            "model": fingerprint(folder),
-            "template": assistant.processor.spec.template,
-            "text_rules": assistant.processor.text_rules,
+            **own,
             "prompts": {c: _prompts([block for block in self.blocks if block.condition == c]) for c in conditions},
             "decoding": {"greedy": True, "max_tokens": self.task.max_tokens, "letters": self.letters},
-            "precision": {"dtype": str(head.dtype).removeprefix("torch."), "device": head.device.type},
-            "versions": {"vistune": __version__, **{package: version(package) for package in VERSIONED}},
+            "versions": {"vistune": __version__, **(versions if isinstance(versions, Mapping) else {})},
         }
 
 
@@ -246,11 +290,6 @@ def stoppable(*, resumable: bool) -> Iterator[None]:
 def _unanswered(block: Block, known: Mapping[Key, StoredAnswer], *, exact: bool) -> Block:
     missing = tuple(q for q in block.questions if (block.condition, q.id) not in known)
     return replace(block, questions=missing) if exact or not missing else block
-
-
-def is_exact(assistant: Assistant) -> bool:
-    """Return whether an answer is the same in any batch: all weights are in fp32, none quantized."""
-    return all(weight.dtype == torch.float32 for weight in assistant.model.parameters())
 
 
 def _prompts(blocks: Sequence[Block]) -> dict[str, object]:

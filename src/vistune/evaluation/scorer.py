@@ -1,4 +1,4 @@
-"""Score anybody's predictions by a benchmark's own protocol; no model is loaded.
+"""Score a predictions file of any program by a benchmark's own protocol; no model is loaded.
 
 task + predictions file -> Prediction -> Reply, one per question -> TaskScore -> ScoreResult
 """
@@ -41,6 +41,7 @@ class ScoreOptions(TypedDict, total=False):
     judge: Endpoint | None
     judgements: str | PathLike[str] | None
     opinions: int
+    match: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class ScoreRequest:
         judge: Grades free-form answers.
         judgements: The folder of the judge's replies; by default next to the predictions.
         opinions: Number of gradings of each answer, for tasks that use the mean of several gradings.
+        match: The match of the user's own questions, or KIND=MATCH for each kind, separated by commas.
     """
 
     task: str
@@ -64,6 +66,7 @@ class ScoreRequest:
     judge: Endpoint | None = None
     judgements: Path | None = None
     opinions: int = 1
+    match: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class ScoreResult:
 def score_file(request: ScoreRequest, progress: Progress) -> ScoreResult:
     """Score a predictions file as `vistune.score`: have it judged if a judge is given, and write the upload."""
     name, predictions = request.task, request.predictions
-    task = open_task(name, request.data)
+    task = open_task(name, request.data, match=request.match)
     if request.opinions != 1:
         if not hasattr(task, "judge_runs"):
             raise RecipeError(f"--opinions {request.opinions}: {name} uses no repeated judgements", "remove --opinions")

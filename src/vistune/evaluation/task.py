@@ -1,10 +1,12 @@
 """Define a benchmark: its questions with right answers, the parsing of replies, and the reported figures.
 
 data folder -> questions
-predictions file -> Prediction -> Reply -> Marked -> TaskScore
+predictions file -> Prediction -> Reply (with its question) -> Marked (a parsed reply with points from 0 to 1) ->
+TaskScore
 
-A task is one small class derived from `Benchmark`: the files of its release, prompt, parse rule, points and metrics.
-Running, joining, blind conditions, intervals and printing are shared.
+A task is one small class derived from `Benchmark`. It defines the files of the benchmark's release, the prompt, how a
+reply is parsed, how many points an answer gets, and the metrics. Running, joining, blind conditions, intervals and
+printing are shared.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from vistune.generation.answer import PendingAnswer
 from vistune.generation.assistant import Assistant
 from vistune.generation.attention_maps import AttentionMaps, answered_prompt, compute_attention_maps
-from vistune.generation.batch import greedy_tokens
+from vistune.generation.batch import greedy_batch, greedy_tokens
 from vistune.generation.engine import Engine, generate
 from vistune.generation.fields import read_data_url
 from vistune.generation.messages import alternate_turns, read_messages
@@ -22,6 +22,7 @@ __all__ = [
     "answered_prompt",
     "compute_attention_maps",
     "generate",
+    "greedy_batch",
     "greedy_tokens",
     "read_data_url",
     "read_messages",

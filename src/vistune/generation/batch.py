@@ -336,8 +336,16 @@ class RunningBatch:
 
 def greedy_tokens(model: VisionLanguageModel, example: Example, count: int) -> list[int]:
     """Generate `count` tokens greedily, without stopping at an end token."""
+    return greedy_batch(model, [example], count)[0]
+
+
+def greedy_batch(model: VisionLanguageModel, examples: Sequence[Example], count: int) -> list[list[int]]:
+    """Generate `count` tokens after each example in one batch, greedily and without stopping at an end token."""
     batch = RunningBatch(model, cache_bytes=0)
-    (sequence,) = batch.admit([RunningSequence(hash_prompt(example))], 1)
-    while len(sequence.tokens) < count:
+    waiting = [RunningSequence(hash_prompt(example)) for example in examples]
+    joined = 0
+    while joined < len(waiting):
+        joined += len(batch.admit(waiting[joined:], len(waiting)))
+    while any(len(sequence.tokens) < count for sequence in waiting):
         batch.step()
-    return sequence.tokens
+    return [sequence.tokens[:count] for sequence in waiting]

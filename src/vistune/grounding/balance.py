@@ -175,6 +175,19 @@ def _toss(items: list[Item], rng: random.Random) -> list[Item]:
     return [item for item in items if item[0] != "existence"] + tossed
 
 
+def count_labels(scenes: Iterable[Scene]) -> AnswerBalance:
+    """Count the labels of a data set and how often they appear together; the balance keeps every question."""
+    labels, together = Counter[str](), defaultdict[str, Counter[str]](Counter)
+    boxed: set[str] = set()
+    for scene in scenes:
+        boxed |= {*scene.labels, *scene.crowds}
+        present = sorted({*scene.labels, *scene.crowds, *scene.named})
+        labels.update(present)
+        for label in present:
+            together[label].update(other for other in present if class_of(other) != class_of(label))
+    return AnswerBalance(dict(sorted(labels.items())), frozenset(boxed), together)
+
+
 def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> AnswerBalance:
     """Fit a balance to all conversations of a data set; their order makes no difference.
 
@@ -183,15 +196,7 @@ def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> Answer
         most: Questions of a conversation.
     """
     scenes = sorted(conversations, key=lambda item: hashlib.sha256(item[0].encode()).digest())[:FITTED]
-    labels, together = Counter[str](), defaultdict[str, Counter[str]](Counter)
-    boxed: set[str] = set()
-    for _, scene in scenes:
-        boxed |= {*scene.labels, *scene.crowds}
-        present = sorted({*scene.labels, *scene.crowds, *scene.named})
-        labels.update(present)
-        for label in present:
-            together[label].update(other for other in present if class_of(other) != class_of(label))
-    balance = AnswerBalance(dict(sorted(labels.items())), frozenset(boxed), together)
+    balance = count_labels(scene for _, scene in scenes)
     draws = min(MOST_DRAWS, FITTED // max(1, len(scenes)))
     for _ in range(PASSES):  # the last one gives the rates, the others the preferences
         balance = replace(balance, preferences=(*balance.preferences, balance.rates))

@@ -1,7 +1,7 @@
 """Find the things that captions name and boxes rarely mark: "man", "water", "snow"; see `caption_things.json`.
 
-A thing may be denied only if no caption names it or makes it likely. A caption names few parts of an image, so this
-needs `ENOUGH` captions.
+"Is there …?" may be answered with "no" only if no caption names the thing or makes it likely. A caption names few parts
+of an image, so this needs `ENOUGH` captions.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A model uses the image only if this lowers its loss. The guesser is trained on t
 images and answers those of the last fifth, five times. It is the better of two: the most frequent answer to a question
 with the same rare words (the labels), and naive Bayes over words, pairs of words and the turns before. Only questions
 with a short answer are measured: yes or no, a number, or a few words.
+
+For preference pairs, the guesser sees the prompt and both answers, and guesses which one is chosen.
 """
 
 from __future__ import annotations
@@ -32,21 +34,27 @@ RARE_ANSWER = 0.01  # answers below this share do not lower the uniform guess
 COMMON_WORD = 0.3  # words in more questions than this belong to the wording
 MARGINS = {True: 0.05, False: 0.15}  # by which the guesser may exceed a uniform guess: yes-no questions, others
 
-# The first pattern that matches names the type. English patterns match at the beginning, Korean ones anywhere.
+# The first pattern that matches names the type. A question and its translation have the same type, so only types that
+# both languages distinguish are used: "what colour" and "which colour" are one in Korean.
+_TWO = r"[가-힣][과와] \S.* (?:가운데|중에?서?) .*(?:더|어느)"
 _QUESTION_TYPES = (
-    ("how_many", re.compile(r"^how (?:many|much)\b|몇|얼마나 많")),
-    ("where", re.compile(r"^(?:where|at which place|in which part)\b|어디|사진의 어느 쪽")),
-    ("why", re.compile(r"^why\b|왜|까닭|이유")),
-    ("who", re.compile(r"^who\b|누구|누가")),
-    ("which", re.compile(r"^which\b|^does .* or \b|어느|어떤|무슨|인가요, .*인가요")),
+    ("how_many", re.compile(r"\bhow (?:many|much)\b|몇 |몇[가-힣]|얼마나 많")),
+    ("where", re.compile(r"^(?:where|at which place|in which part)\b|어디|어느 쪽에 ")),
+    ("which", re.compile(rf"^(?:which|is|are|do|does|did|can|would) .*\bor\b|{_TWO}|가요, .*가요|아니면|또는")),
+    ("why", re.compile(r"^why\b|왜|까닭|이유(?!와 함께)")),
+    ("who", re.compile(r"^who(?:se|m)?\b|누구|누가")),
+    ("what", re.compile(r"^(?:what|which|in a few words, what)\b|무엇|뭐|뭘|어느|어떤|무슨")),
     ("how", re.compile(r"^how\b|어떻게|어떠")),
-    ("what", re.compile(r"^(?:what|in a few words, what)\b|무엇|뭐|뭘")),
-    ("is_there", re.compile(r"^(?:is|are) there\b|^can you see\b|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)")),
+    ("is_there", re.compile(
+        r"^(?:is|are) there\b|^(?:can|do) you see\b|^does the \w+ show\b"
+        r"|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)|더 많은가요"
+    )),
     ("yes_no", re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|will)\b|(?:나요|까요?|가요)\s*\?")),
     ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),
 )  # fmt: skip
 QUESTION_TYPES = tuple(name for name, _ in _QUESTION_TYPES)
 YES_NO = ("is_there", "yes_no")
+PREFERENCE = "preference"  # the type of a pair; its guesses are right or wrong like those of a yes-no question
 
 
 def question_type(question: str) -> str | None:
@@ -62,6 +70,16 @@ class Conversation:
     image: str
     language: str
     turns: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """A prompt about an image with the chosen and the rejected answer."""
+
+    image: str
+    prompt: str
+    chosen: str
+    rejected: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +109,19 @@ class GuessedAnswers:
         return asdict(self)
 
 
+def answer_pairs_of(records: Sequence[Mapping[str, Any]]) -> list[AnswerPair]:
+    """Return the preference pairs of records in LLaVA's form."""
+    pairs = []
+    for record in spread([record for record in records if "rejected" in record]):
+        prompt = [turn["value"] for turn in record["conversations"] if turn["from"] == "human"][-1]
+        pairs.append(AnswerPair(str(record["image"]), prompt, record["chosen"], record["rejected"]))
+    return pairs
+
+
 def conversations_of(records: Sequence[Mapping[str, Any]]) -> list[Conversation]:
-    """Return the conversations about an image of records in LLaVA's form."""
+    """Return the conversations about an image of records in LLaVA's form, without preference pairs."""
     conversations = []
-    for record in spread(records):
+    for record in spread([record for record in records if "rejected" not in record]):
         turns = [(turn["from"], turn["value"]) for turn in record["conversations"]]
         pairs = [(a[1], b[1]) for a, b in pairwise(turns) if (a[0], b[0]) == ("human", "gpt")]
         if record.get("image"):
@@ -123,6 +150,38 @@ def measure_guessing(conversations: Iterable[Conversation]) -> list[GuessedAnswe
         for (kind, language), questions in sorted(groups.items())
         if len(questions) >= FEWEST_QUESTIONS
     ]
+
+
+def measure_pair_guessing(pairs: Iterable[AnswerPair]) -> list[GuessedAnswers]:
+    """Measure how often the chosen answer of a pair is guessed from the texts, for each language."""
+    groups: dict[str, list[_Question]] = defaultdict(list)
+    for pair in pairs:
+        groups[language_of([(pair.prompt, pair.chosen)])].append(_pair_question(pair))
+    return [
+        _measure(PREFERENCE, language, questions)
+        for language, questions in sorted(groups.items())
+        if len(questions) >= FEWEST_QUESTIONS
+    ]
+
+
+def _pair_question(pair: AnswerPair) -> _Question:
+    """Ask which answer is chosen: "first" or "second" in alphabetical order, which does not depend on the truth."""
+    prompt = _words(pair.prompt.replace("<image>", ""))
+    sides = sorted((pair.chosen, pair.rejected))
+    first, second = (_words(side) for side in sides)
+    features = {*prompt, *(f"1 {word}" for word in first), *(f"2 {word}" for word in second)}
+    features |= {f"{number} {a} {b}" for number, side in ((1, first), (2, second)) for a, b in pairwise(side)}
+    features.add(f"longer {(len(sides[0]) > len(sides[1])) - (len(sides[0]) < len(sides[1]))}")
+    differing = [word for word in (*first, *second) if (word in first) != (word in second)]
+    features |= {f"{word} of {other}" for word in differing for other in prompt}
+    answer = "first" if sides[0] == pair.chosen else "second"
+    order = zlib.crc32(pair.image.rsplit("/", 1)[-1].encode())
+    return _Question(PREFERENCE, (*prompt, *first, *second), frozenset(features), answer, order)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Return the words of a text in lower case, Korean ones without the particle at the end."""
+    return tuple(_ENDINGS.sub("", word) for word in re.findall(r"\w+", text.lower()))
 
 
 def guessing_lines(results: Sequence[GuessedAnswers]) -> list[str]:
@@ -156,7 +215,7 @@ class _Question:
 _YES = re.compile(r"^\s*(?:yes|yeah|yep|네|예|그렇습니다|맞습니다)\b", re.IGNORECASE)
 _NO = re.compile(r"^\s*(?:no\b(?! \w+s\b)|아니)", re.IGNORECASE)
 _NONE = re.compile(r"\b(?:no|none|zero|not any|cannot see any)\b|없|않")
-_OR = re.compile(r"\bor\b|인가요,|[과와] |아니면|또는")  # between the two options of a choice
+_OR = re.compile(r"\bor\b|가요,|[과와] |아니면|또는")  # between the two options of a choice
 _ENDINGS = re.compile(r"(?<=[가-힣])(?:은|는|이|가|을|를|과|와|의|보다|인가요)$")
 
 
@@ -167,7 +226,7 @@ def _closed_questions(conversation: Conversation) -> Iterable[_Question]:
     for number, (text, reply) in enumerate(conversation.turns):
         question = text.replace("<image>", "").strip().split("\n")[0]
         kind = question_type(question)
-        words = tuple(_ENDINGS.sub("", word) for word in re.findall(r"\w+", question.lower()))
+        words = _words(question)
         answer = _short_answer(question, reply, kind, conversation.language)
         if kind is not None and answer:
             is_choice = answer in ("first", "second")
@@ -219,7 +278,7 @@ def _measure(kind: str, language: str, questions: Sequence[_Question]) -> Guesse
     }
     guesser = max(right, key=lambda name: float(right[name].mean()))
     guessed = float(right[guesser].mean())
-    is_binary = kind in YES_NO
+    is_binary = kind in (*YES_NO, PREFERENCE)
     frequent = sum(count >= RARE_ANSWER * len(questions) for count in counts.values())
     uniform_guess = 0.5 if is_binary else 1 / max(frequent, 1)
     _, images = np.unique([question.order for question in questions], return_inverse=True)

@@ -9,26 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from vistune.errors import CheckpointError, RecipeError
-from vistune.files import committed_folder, read_json, read_json_if_there, read_text
+from vistune.files import committed_folder, read_json
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.build import SourceModel, build_model, source_processor
+from vistune.interop.certificate import ExportForm, certify, write_certificate
 from vistune.interop.folders import is_hub_name, read_tensors, read_tower, resolve, with_full_depth, write_tower
+from vistune.interop.model_card import write_card
 from vistune.interop.parity import (
+    BATCH,
     ParityRow,
     ProbeResult,
     compare,
     describe_rows,
     exceeds_tolerance,
+    probe_batch,
     probe_ours,
     probe_transformers,
     probes,
 )
-from vistune.interop.writers import ExportedModel, write_hf, write_original, write_peft
-from vistune.model import VisionLanguageModel, merge_adapters
+from vistune.interop.peft_export import write_peft
+from vistune.interop.writers import ExportedModel, write_hf, write_original
+from vistune.model import VisionLanguageModel
+from vistune.model.part_adapters import merge_parts
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.quiet import without_bars
 from vistune.registry import guess
@@ -134,21 +139,24 @@ def export_model(
                 f"{folder}: has adapters, which --layout {layout} cannot store",
                 "add --merge, or export --layout peft",
             )
-        merges, expected = merge_exported(exported, expected, out)
+        exported, merges, expected = merge_exported(exported, expected, out)
     precision = exported.model.head.dtype
     if precision != exported.dtype:
         round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
         expected = probe_ours(exported.assistant, probes())
+    certificate = certify(exported.assistant, expected, ExportForm(layout, str(exported.dtype).removeprefix("torch.")))
+    if precision != exported.dtype:
         exported.model.to(exported.dtype)  # in the precision of the file, so that no second copy is needed
     writers: Mapping[str, Callable[[ExportedModel, Path], None]] = {
         "llava-hf": write_hf,
         "llava-original": write_original,
-        "peft": partial(write_peft, base=base),
+        "peft": partial(write_peft, base=base, own_base=out.absolute() / layouts.BASE_FOLDER),
     }
     with committed_folder(out) as draft:
         writers[layout](exported, draft)
         del exported  # frees memory for the model that is loaded
-        base_folder = (base or str(draft / "base")) if layout == "peft" else None
+        base_folder = (base or str(draft / layouts.BASE_FOLDER)) if layout == "peft" else None
+        write_certificate(certificate, draft)
         rows = compare(expected, probe_written(draft, layout, base_folder, precision, device))
         if exceeds_tolerance(rows, precision):
             raise CheckpointError(
@@ -162,12 +170,15 @@ def export_model(
 
 def merge_exported(
     exported: ExportedModel, before: Mapping[str, ProbeResult], out: Path
-) -> tuple[list[ParityRow], dict[str, ProbeResult]]:
-    """Merge the model's adapters; return the comparison of before and after, and the results after.
+) -> tuple[ExportedModel, list[ParityRow], dict[str, ProbeResult]]:
+    """Merge the model's adapters; return the merged model, the comparison of before and after, and the results after.
 
     Raises CheckpointError if the outputs change.
     """
-    exported.model.language = merge_adapters(exported.model.language)
+    if "vision" in merge_parts(exported.model):
+        state: dict[str, LazyTensor] = dict(exported.model.vision.towers[0].tower.state_dict())
+        assert state.keys() <= exported.tower.keys()
+        exported = replace(exported, tower={**exported.tower, **state}, tower_inside=True)
     after = probe_ours(exported.assistant, probes())
     rows = [replace(row, probe=f"merge: {row.probe}") for row in compare(before, after)]
     if exceeds_tolerance(rows, exported.model.head.dtype, merged=True):
@@ -175,7 +186,7 @@ def merge_exported(
             f"{out}: the model's outputs change when its adapters are merged: {describe_rows(rows)}",
             "merge in fp32 (--device cpu), or export --layout peft, which keeps adapters",
         )
-    return rows, after
+    return exported, rows, after
 
 
 def refuse_unknown(layout: str) -> None:
@@ -239,7 +250,7 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
             processor=processor,
             tower=tower,
             tower_config=config,
-            tower_name=reference if is_hub_name(reference) else tower_folder.name,
+            tower_name=reference if is_hub_name(reference) else named_by_kind(tower_folder.name),
             tower_inside=cut or bool(origin.get("tower_inside", False)),
             card=write_card(folder),
             dtype=dtype,
@@ -251,11 +262,19 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
         processor=source_processor(source),
         tower=source.parts["vision"],
         tower_config=source.vision,
-        tower_name=source.tower if source.tower and is_hub_name(source.tower) else "vision_tower",
+        tower_name=source.tower if source.tower and is_hub_name(source.tower) else named_by_kind("vision_tower"),
         tower_inside=source.tower_inside,
         card=write_card(folder),
         dtype=dtype,
     )
+
+
+def named_by_kind(folder: str) -> str:
+    """Return a name for the folder of a CLIP tower, the only kind in the original layout.
+
+    SGLang and newer versions of the original code read the tower's kind from its name.
+    """
+    return folder if "clip" in folder else f"clip_{folder}"
 
 
 @without_bars()
@@ -277,64 +296,6 @@ def probe_written(
     if base is not None:
         model = PeftModel.from_pretrained(model, str(folder))
     processor = AutoProcessor.from_pretrained(whole, backend="pil")
-    return probe_transformers(model.eval().to(device), processor, probes(), processor.image_token_id)
-
-
-def write_card(folder: Path) -> str:
-    """Return a model card: base models, data, trained parts and scores, as far as the folder records them."""
-    path = folder / "recipe.yaml"
-    recipe = _mapping(yaml.safe_load(read_text(path)) if path.is_file() else None)
-    parts = _mapping(read_json_if_there(folder / "parts.json"))
-    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
-    origin = parts.get("extra", {}).get("origin", {})
-    bases = _bases(recipe, parts, origin)
-    data = sorted({Path(str(source["file"])).name for source in recipe.get("data", []) if "file" in source})
-    on_the_hub = [name for name in bases if is_hub_name(name)]
-    head: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
-        **({"base_model": on_the_hub} if on_the_hub else {}),
-        "tags": ["llava", "vistune"],
-        "license": "other",
-        "license_name": "that-of-the-base-models-and-data",
-    }
-    title = str(recipe.get("name", folder.name))
-    lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {title}", ""]
-    lines += ["A LLaVA-style model made with vistune.", ""]
-    if origin:
-        lines += [f"Imported from a folder of the layout {origin.get('layout')}: {origin.get('folder')}.", ""]
-    if bases:
-        lines += [f"Base models: {', '.join(name if is_hub_name(name) else Path(name).name for name in bases)}.", ""]
-    if data:
-        lines += [f"Data: {', '.join(data)}.", ""]
-    for stage in recipe.get("stages", []):
-        trained = ", ".join(f"{part} at {rate:g}" for part, rate in stage.get("learn", {}).items())
-        lines.append(f"- stage {stage.get('name')}: {trained}")
-    lines += ["", *_scores(run)] if recipe.get("stages") else _scores(run)
-    lines.append("The licences of the base models and of the data bind this model too: set `license` before sharing.")
-    return "\n".join(lines).strip() + "\n"
-
-
-def _bases(recipe: dict[str, Any], parts: dict[str, Any], origin: dict[str, Any]) -> list[str]:
-    """Return folders or hub names of the base models: a run's `from`, an import's base and tower, or the backbones."""
-    parent = recipe.get("from")
-    if isinstance(parent, dict):
-        names = [parent.get(key) for key in ("model", "base", "vision")]
-    elif origin:
-        names = [origin.get(key) for key in ("base", "tower")]
-    else:
-        names = [parts[part]["source"] for part in checkpoint.BACKBONES if part in parts]
-    return [str(name) for name in names if name]
-
-
-def _scores(run: Path) -> list[str]:
-    rows = []
-    for path in sorted((run / "evals").glob("*.json")):
-        metrics = _mapping(read_json_if_there(path)).get("metrics")
-        if isinstance(metrics, dict):
-            rows.append(f"| {path.stem} | {', '.join(f'{name} {value:.4g}' for name, value in metrics.items())} |")
-    return ["| evaluation | scores |", "| --- | --- |", *rows, ""] if rows else []
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    model, image_id, conversations = model.eval().to(device), processor.image_token_id, probes()
+    results = probe_transformers(model, processor, conversations, image_id)
+    return {**results, BATCH: probe_batch(model, processor, list(conversations.values()), image_id)}

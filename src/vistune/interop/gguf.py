@@ -1,6 +1,7 @@
 """Write a model for llama.cpp and Ollama: language model, mmproj (tower and projector), Modelfile, README.
 
-`Difference` names everything that llama.cpp computes in another way, by the stage in which it appears.
+Each `Difference` names something that llama.cpp computes in another way, and the stage in which it appears: tokenizer,
+resize, tower and so on.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 
 from vistune.errors import CheckpointError, DiskError, RecipeError
 from vistune.files import committed_folder, write_atomic
+from vistune.interop.certificate import ExportForm, KnownDifference, certify, write_certificate
 from vistune.interop.export import exported_from, merge_exported
 from vistune.interop.gguf_file import TYPES, GgufContents, names, require_library, write_file
 from vistune.interop.gguf_language import language_metadata, language_tensors, refuse_language
+from vistune.interop.gguf_parts import gguf_parts
 from vistune.interop.gguf_readme import modelfile, readme
 from vistune.interop.gguf_tower import CLASS_POSITIONS, Difference, refuse_tower, tower_contents, tower_differences
 from vistune.interop.gguf_vocabulary import vocabulary_metadata
@@ -93,7 +96,7 @@ def export_gguf(
     if exported.model.adapted:
         if not merge:
             raise RecipeError(f"{folder}: has adapters, which --layout gguf cannot store", "add --merge")
-        rows, _ = merge_exported(exported, probe_ours(exported.assistant, probes()), out)
+        exported, rows, _ = merge_exported(exported, probe_ours(exported.assistant, probes()), out)
     title = exported_title(folder)
     vocabulary, tokenizer_differences = vocabulary_metadata(
         exported.processor, unwrap(exported.model.language).config.vocab_size
@@ -116,6 +119,10 @@ def export_gguf(
             if quantiser is not None:
                 quantise(quantiser, draft / result.language.name, kind)
             _write_texts(exported, result, draft)
+            known = tuple(KnownDifference(entry.stage, entry.what) for entry in result.differences)
+            form = ExportForm("gguf", kind, known, gguf_parts(draft))
+            results = probe_ours(exported.assistant, probes())
+            write_certificate(certify(exported.assistant, results, form), draft)
     except DiskError:
         raise
     except OSError as error:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from vistune.errors import RecipeError
 from vistune.interop.gguf_file import GgufContents, LazyWeight, Value, names
+from vistune.interop.layout_limits import PROJECTOR, instead
 from vistune.interop.writers import ExportedModel
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.tower_shape import as_layers
 from vistune.types import Spec
 
-INSTEAD = "train with model.projector=mlp2x_gelu, or export --layout llava-hf"
 CLASS_POSITIONS = ("last", "first")  # where a build of llama.cpp puts the class token
 PADDING = (122, 116, 104)  # colour with which llama.cpp pads for this projector
 BICUBIC = 3  # Pillow's number
@@ -49,11 +49,11 @@ def refuse_tower(exported: ExportedModel) -> None:
     several = not isinstance(spec.feature_layer, int) and len(spec.feature_layer) > 1
     reasons = (
         (spec.projector != "mlp2x_gelu", f"llama.cpp has no projector {spec.projector}: it computes two linear layers "
-         "with GELU between them", INSTEAD),
+         "with GELU between them", instead(exported, PROJECTOR)),
         (spec.space != "hidden", "llama.cpp has no joint space", "train with model.space=hidden"),
         (spec.feature_tokens != "patch", "llama.cpp drops the class token", "train with model.feature_tokens=patch"),
         (spec.image_mode == "anyres", "llama.cpp puts no newline vector behind the rows of an anyres image",
-         "train with model.image_mode=square, or export --layout llava-hf"),
+         instead(exported, "train with model.image_mode=square")),
         (kind not in towers, f"llama.cpp does not know the tower {kind!r}",
          f"train with one of these towers: {', '.join(towers)}"),
         (kind in towers and _activation(exported) not in activations,

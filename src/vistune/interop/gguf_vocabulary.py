@@ -1,4 +1,4 @@
-"""Describe tokenizer and chat template as llama.cpp reads them, and how it tokenizes differently."""
+"""Describe tokenizer and chat template as llama.cpp reads them, and list how llama.cpp tokenizes differently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from vistune.errors import RecipeError
 from vistune.interop.gguf_file import Value, names
 from vistune.interop.gguf_tower import Difference
 from vistune.processor import Processor
-from vistune.processor.template_defaults import GENERATION
 from vistune.processor.tokenizer_template import IMAGE, TokenizerTemplate
 
 SPACE = "▁"  # SentencePiece's
@@ -57,7 +56,7 @@ def vocabulary_metadata(processor: Processor, rows: int) -> tuple[dict[str, Valu
 
 def chat_template(processor: Processor) -> str:
     """Return the chat template in the form that llama.cpp renders: it gives images as marks inside strings."""
-    source = GENERATION.sub("", processor.chat_template)
+    source = processor.portable_chat_template
     prelude = (resources.files("vistune.interop") / "gguf_media.jinja").read_text(encoding="utf-8")
     if len(MARK.findall(source)) == 1:
         return prelude + MARK.sub(r"\1 = media.mark", source)

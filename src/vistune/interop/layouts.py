@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from vistune.errors import CheckpointError
-from vistune.files import read_json
+from vistune.files import read_json, read_text
 from vistune.interop import original
 from vistune.interop.adapters import apply_adapters, naming_of
 from vistune.interop.build import SourceModel, build_model, source_processor
 from vistune.interop.folders import by_part, read_config, read_tensors, readable_config, resolve, tokenizer_of
+from vistune.interop.language_names import names_of
+from vistune.interop.processor_files import TRAINING_TEMPLATE
 from vistune.model import VisionLanguageModel
 from vistune.model.image_rules import ImageRules, image_rules
 from vistune.model.peft_folder import PREFIX, read_adapters
 from vistune.model.tower_shape import as_layers, describe_tower
 from vistune.model.vlm import spec_of
 from vistune.processor import Processor
+from vistune.processor.template_defaults import without_generation_marks
 from vistune.recipe import Model
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vistune.interop")
 
+BASE_FOLDER = "base"  # of a PEFT folder that contains the model it adapts
 HF_CLASSES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 HF_TOKENS: Mapping[str, Literal["patch", "cls_patch"]] = {"default": "patch", "full": "cls_patch"}
 
@@ -65,6 +69,7 @@ def read_hf(folder: Path, *, base: str | None, template: str | None, vision: str
     refuse_hf(config, path)
     tokenizer = tokenizer_of(folder)
     tokenizer.chat_template = processors_template(folder) or tokenizer.chat_template
+    tokenizer.chat_template = training_template(folder, tokenizer.chat_template) or tokenizer.chat_template
     if template is None:
         template = "tokenizer" if tokenizer.chat_template else "v1"
     anyres = config.model_type == "llava_next"
@@ -80,6 +85,7 @@ def read_hf(folder: Path, *, base: str | None, template: str | None, vision: str
         template=template,
     )
     text = config.text_config
+    parts = by_part(read_tensors(folder), "llava-hf", str(folder))
     return SourceModel(
         layout="llava-hf",
         folder=folder,
@@ -87,7 +93,7 @@ def read_hf(folder: Path, *, base: str | None, template: str | None, vision: str
         tokenizer=tokenizer,
         vision=config.vision_config,
         language=text,
-        parts=by_part(read_tensors(folder), "llava-hf", str(folder)),
+        parts=parts | {"language": names_of(text).own(parts["language"])},
     )
 
 
@@ -102,6 +108,18 @@ def processors_template(folder: Path) -> str | None:
         if isinstance(template, str):
             return template
     return None
+
+
+def training_template(folder: Path, portable: str | None) -> str | None:
+    """Return the chat template with marks of the answers that vistune wrote next to the portable one, or None.
+
+    It is not used if the portable one has been changed since.
+    """
+    path = folder / TRAINING_TEMPLATE
+    if not path.is_file():
+        return None
+    source = read_text(path)
+    return source if without_generation_marks(source) == portable else None
 
 
 def refuse_hf(config: LlavaConfig, path: Path) -> None:
@@ -152,7 +170,10 @@ def read_peft(folder: Path, *, base: str | None, template: str | None, vision: s
     base_name = base or config.base_model_name_or_path
     if not base_name:
         raise CheckpointError(f"{folder / 'adapter_config.json'}: names no base model", "name it with --base")
-    base_folder = resolve(str(base_name), folder)
+    # An export names the absolute path of its base, and may have moved since.
+    own_base = folder / BASE_FOLDER
+    is_own = base is None and Path(str(base_name)).name == BASE_FOLDER and own_base.is_dir()
+    base_folder = own_base if is_own else resolve(str(base_name), folder)
     base_config = read_config(base_folder)
     if original.is_original(base_folder, base_config):
         source = original.read(base_folder, base=None, template=template, vision=vision)
@@ -167,7 +188,7 @@ def read_peft(folder: Path, *, base: str | None, template: str | None, vision: s
             "name a whole LLaVA with --base, or put the training's config.json and projector into the folder",
         )
     source = replace(source, layout="peft", folder=folder)
-    is_local = (folder / str(base_name)).is_dir() or Path(str(base_name)).is_dir()
+    is_local = is_own or (folder / str(base_name)).is_dir() or Path(str(base_name)).is_dir()
     if config.revision and base is None and not is_local:
         path = folder / "adapter_config.json"
         remark = f"{path}: revision {config.revision!r} is not read: the base's newest is used"

@@ -1,4 +1,5 @@
-"""Load any model folder as an `Assistant`, or inspect the folder that a recipe's `from` names without its weights.
+"""Load any model folder as an `Assistant`. Or inspect, without loading weights, the folder that a recipe's `from`
+names.
 
 A folder is a run, a model folder of vistune, or a folder of another layout.
 """
@@ -18,6 +19,8 @@ from vistune.generation import Assistant
 from vistune.interop import build, layouts
 from vistune.interop.build import SourceModel, build_model
 from vistune.model import VisionLanguageModel, read_spec
+from vistune.model.kernel_caches import limit_kernel_caches
+from vistune.model.part_adapters import part_of
 from vistune.model.precision import resolve_device, resolve_dtype
 from vistune.model.shapes import LanguageConfig, VisionConfig
 from vistune.processor import Processor, default_template, load_tokenizer
@@ -44,6 +47,7 @@ def load(
         quantize: Load the language model's weights in 4 or 8 bits; tower, projector and head keep their precision.
         template: Chat template of a folder of another layout that does not name its own.
     """
+    limit_kernel_caches()
     device = resolve_device(device)
     precision = resolve_dtype(dtype, device)
     path = Path(model)
@@ -64,9 +68,10 @@ class ParentModel:
         processor: The model's processor.
         model: The `model` section that a recipe would need for this model.
         cut: Whether its vision tower was trained and ends at the feature layer.
-        adapted: Whether it has adapters, which are merged before training.
+        adapted: Whether its language model has adapters, which are merged before training.
         folder: The model's folder. For another layout, the folder that `bring_in` writes.
         source: The contents of a folder of another layout; None for a vistune folder.
+        adapted_inside: Which of tower and projector have adapters, which are merged before training.
     """
 
     origin: Origin
@@ -77,11 +82,12 @@ class ParentModel:
     adapted: bool
     folder: Path
     source: SourceModel | None = None
+    adapted_inside: frozenset[str] = frozenset()
 
     @property
     def trained_parts(self) -> set[str]:
         """Parts that every checkpoint of the run must store, because their weights exist nowhere else."""
-        return ({"vision"} if self.cut else set()) | ({"language"} if self.adapted else set())
+        return ({"vision"} if self.cut else set()) | ({"language"} if self.adapted else set()) | self.adapted_inside
 
     @property
     def configs(self) -> tuple[Sequence[VisionConfig], LanguageConfig] | None:
@@ -143,6 +149,7 @@ def _inspect_vistune(origin: Origin) -> ParentModel:
         cut=checkpoint.backbone_of(folder, "vision")[1],
         adapted=bool(checkpoint.read_parts(folder)["adapter"]),
         folder=folder,
+        adapted_inside=frozenset(map(part_of, checkpoint.read_parts(folder).get("inner_adapters", {}))),
     )
 
 

@@ -1,36 +1,66 @@
-"""Compare a written model with its source: token ids, logits and greedy tokens of probe conversations."""
+"""Run probe conversations through vistune's model or transformers', record every stage, and compare two records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from vistune.errors import CheckpointError, reason_of
 from vistune.generation import Assistant, greedy_tokens, read_messages
-from vistune.processor import collate
-from vistune.types import IMAGE_ID
+from vistune.model.tower_inputs import normalised
+from vistune.processor import Processor, collate
+from vistune.types import IGNORE, IMAGE_ID, Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 Conversations = Mapping[str, Sequence[Mapping[str, Any]]]  # OpenAI-style messages by the probe's name
+Answers = Mapping[str, Sequence[int]]  # tokens of an answer by the probe's name
 
 GREEDY_TOKENS = 16
+BATCH = "batch"  # the name of all probes together
+# Settings of transformers with which a model's own generation config does not change greedy answers.
+GREEDY_SETTINGS: Mapping[str, Any] = {
+    "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "eos_token_id": [],
+}  # fmt: skip
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.05}  # largest difference of a logit
 MERGED = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.1}  # the same tolerances after merging adapters
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A model's result on a probe: ids (tokens,), logits of the last position (vocabulary,) in fp32, greedy tokens."""
+    """A model's result on a probe, stage by stage.
+
+    Attributes:
+        ids: (tokens,) ids of the prompt, IMAGE_ID at image slots.
+        logits: (vocabulary,) logits at the last position of the prompt, in fp32.
+        tokens: Greedy tokens after it, without a stop.
+        prompt: The rendered conversation.
+        pixels: (tiles, 3, side, side) normalised pixels; None without an image, like the following two.
+        tower: (tiles, slots, width) features that enter the projector.
+        projected: (tiles, slots, width) features that leave the projector.
+        steps: (positions, vocabulary) logits at the end of the prompt and after each token of an answer, in fp32.
+        failure: Why the model could not compute the rest; then `logits` and `steps` are empty.
+
+    A batch (`batched`) has the ids and tokens of its prompts one after another, and their logits (prompts, vocabulary).
+    """
 
     ids: Tensor
     logits: Tensor
     tokens: list[int]
+    prompt: str = ""
+    pixels: Tensor | None = None
+    tower: Tensor | None = None
+    projected: Tensor | None = None
+    steps: Tensor | None = None
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +86,15 @@ class ParityRow:
         return asdict(self)
 
 
-def probe_image() -> Image.Image:
-    """Return an image, wider than high, in which no two patches are alike."""
-    x, y = torch.meshgrid(torch.linspace(0, 1, 320), torch.linspace(0, 1, 240), indexing="xy")
-    waves = torch.stack([(20 * x).sin() * (13 * y).cos(), (31 * x * y).sin(), (9 * (x + 2 * y)).cos()], dim=-1)
-    return Image.fromarray(((waves + 1) * 127.5).round().to(torch.uint8).numpy())
+def probe_image(width: int = 320, height: int = 240) -> Image.Image:
+    """Return an image in which no two patches are alike.
+
+    It is made of whole numbers, so that it is the same on every machine.
+    """
+    y, x = np.mgrid[:height, :width].astype(np.int64)
+    waves = (7 * x + x * y // 40, x * y // 50 + 5 * y, 3 * x + 6 * y + x * x // 60)
+    triangles = [np.abs(wave % 510 - 255) for wave in waves]
+    return Image.fromarray(np.stack(triangles, axis=-1).astype(np.uint8))
 
 
 def probes() -> Conversations:
@@ -79,53 +113,205 @@ def probes() -> Conversations:
     }
 
 
-def probe_ours(assistant: Assistant, conversations: Conversations) -> dict[str, ProbeResult]:
-    """Run the probes through our model."""
+@contextmanager
+def recorded(projector: nn.Module) -> Iterator[list[Tensor]]:
+    """Record the input and the output of a projector's first call, in fp32."""
+    features: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not features:
+            features.extend(values.detach().float().cpu() for values in (inputs[0], output))
+
+    handle = projector.register_forward_hook(keep)
+    try:
+        yield features
+    finally:
+        handle.remove()
+
+
+def probe_ours(
+    assistant: Assistant, conversations: Conversations, answers: Answers | None = None
+) -> dict[str, ProbeResult]:
+    """Run the probes through our model. `answers`: tokens after which `steps` are computed; by default the model's."""
     model, processor = assistant.model, assistant.processor
     results = {}
     for name, messages in conversations.items():
         prompt = processor.encode_prompt(read_messages(messages))
-        with torch.inference_mode():
-            logits = model.head.logits(model(collate([prompt]).to(model.head.device))[-1:])[0]
         tokens = greedy_tokens(model, prompt, GREEDY_TOKENS)
-        results[name] = ProbeResult(prompt.input_ids, logits.float().cpu(), tokens)
+        answer = tokens if answers is None else answers[name]
+        first = len(prompt) - 1
+        with torch.inference_mode(), recorded(model.projector) as features:
+            row = collate([_answered(prompt, answer)]).to(model.head.device)
+            positions = torch.arange(first, first + len(answer), device=model.head.device)
+            steps = model.head.logits(model(row, at=positions)).float().cpu()
+        tower = model.vision.towers[0]
+        has_image = bool(len(prompt.images))
+        results[name] = ProbeResult(
+            prompt.input_ids,
+            steps[0],
+            tokens,
+            rendered(processor, messages),
+            pixels=normalised(prompt.images, tower.mean.cpu(), tower.std.cpu()) if has_image else None,
+            tower=features[0] if has_image else None,
+            projected=features[1] if has_image else None,
+            steps=steps,
+        )
     return results
+
+
+def _answered(prompt: Example, answer: Sequence[int]) -> Example:
+    """Return a prompt followed by the tokens of an answer except the last."""
+    ids = torch.cat([prompt.input_ids, torch.tensor(answer[:-1], dtype=prompt.input_ids.dtype)])
+    return replace(prompt, input_ids=ids, labels=torch.full_like(ids, IGNORE))
+
+
+def rendered(processor: Processor, messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of a prompt by the chat template that exports contain."""
+    tokenizer: Any = processor.tokenizer
+    return str(
+        tokenizer.apply_chat_template(
+            list(messages), chat_template=processor.portable_chat_template, tokenize=False, add_generation_prompt=True
+        )
+    )
 
 
 def probe_transformers(
-    model: PreTrainedModel, processor: ProcessorMixin, conversations: Conversations, image_id: int
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    conversations: Conversations,
+    image_id: int,
+    answers: Answers | None = None,
 ) -> dict[str, ProbeResult]:
-    """Run the probes through transformers' model, with its processor and chat template."""
+    """Run the probes through transformers' model, with its processor and chat template.
+
+    Args:
+        image_id: The id that the model replaces by image features.
+        answers: Tokens after which `steps` are computed; by default the model's own.
+
+    If the model raises an error, the results contain it with the stages before it.
+    """
     results = {}
     for name, messages in conversations.items():
+        prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         inputs = processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        ).to(model.device)
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with torch.inference_mode():
-            logits = model(**inputs).logits[0, -1]
-            generated = model.generate(
-                **inputs, max_new_tokens=GREEDY_TOKENS, min_new_tokens=GREEDY_TOKENS, do_sample=False, eos_token_id=[]
-            )
-        ids = inputs["input_ids"][0].cpu()
-        tokens = generated[0, len(ids) :].tolist()
-        results[name] = ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), logits.float().cpu(), tokens)
+        )
+        pixels = inputs.get("pixel_values")
+        result = ProbeResult(
+            torch.where(inputs["input_ids"][0] == image_id, IMAGE_ID, inputs["input_ids"][0]),
+            torch.empty(0),
+            [],
+            str(prompt),
+            pixels=None if pixels is None else pixels.flatten(0, -4).float(),
+        )
+        answer = None if answers is None else answers[name]
+        results[name] = _run_transformers(model, inputs.to(model.device), result, answer)
     return results
 
 
+def probe_batch(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    image_id: int,
+) -> ProbeResult:
+    """Run conversations as one padded batch in transformers; see `batched` for the form of the result."""
+    inputs = processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    ).to(model.device)
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    settings = {**GREEDY_SETTINGS, "max_new_tokens": GREEDY_TOKENS, "min_new_tokens": GREEDY_TOKENS}
+    with torch.inference_mode(), without_stop_strings(model):
+        output: Any = model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
+    ids = inputs["input_ids"][inputs["attention_mask"].bool()].cpu()
+    tokens = output.sequences[:, inputs["input_ids"].shape[1] :].flatten().tolist()
+    return ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), output.logits[0].float().cpu(), tokens)
+
+
+def batched(results: Mapping[str, ProbeResult]) -> ProbeResult:
+    """Join the results of all probes to one, as of a batch. The probes have different lengths."""
+    logits = torch.stack([result.logits for result in results.values()])
+    tokens = [token for result in results.values() for token in result.tokens]
+    return ProbeResult(torch.cat([result.ids for result in results.values()]), logits, tokens)
+
+
+def _run_transformers(
+    model: PreTrainedModel, inputs: Any, result: ProbeResult, answer: Sequence[int] | None
+) -> ProbeResult:
+    """Add the features, logits and tokens that the model computes from a probe's inputs."""
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    prompt_length = inputs["input_ids"].shape[1]
+    [projector] = [module for name, module in model.named_modules() if name.endswith("multi_modal_projector")]
+    with torch.inference_mode(), recorded(projector) as features:
+        try:
+            tokens = generate_greedily(model, inputs, GREEDY_TOKENS)[0]
+            answer = tokens if answer is None else answer
+            added = torch.tensor([_before_image(answer[:-1], model)], dtype=torch.int64, device=model.device)
+            longer = dict(inputs)
+            longer["input_ids"] = torch.cat([inputs["input_ids"], added], dim=1)
+            longer["attention_mask"] = torch.ones_like(longer["input_ids"])
+            steps = model(**longer).logits[0, prompt_length - 1 :].float().cpu()
+            result = replace(result, logits=steps[0], tokens=tokens, steps=steps)
+        except (ValueError, RuntimeError, IndexError) as error:  # for example other numbers of slots and features
+            result = replace(result, failure=reason_of(error))
+    tower, projected = features or (None, None)
+    return replace(result, tower=tower, projected=projected)
+
+
+@contextmanager
+def without_stop_strings(model: PreTrainedModel) -> Iterator[None]:
+    """Remove the stop strings of a model's generation config while the block lasts: they need a tokenizer."""
+    config: Any = model.generation_config
+    stops, config.stop_strings = config.stop_strings, None
+    try:
+        yield
+    finally:
+        config.stop_strings = stops
+
+
+def _before_image(tokens: Sequence[int], model: PreTrainedModel) -> list[int]:
+    """Return the tokens before the image's: in a prompt, transformers would replace it by features."""
+    image_id = model.config.image_token_id
+    return list(tokens[: tokens.index(image_id)] if image_id in tokens else tokens)
+
+
+def generate_greedily(model: PreTrainedModel, inputs: Any, count: int) -> list[list[int]]:
+    """Generate `count` tokens after each prompt of a batch, greedily and without a stop."""
+    with without_stop_strings(model):
+        generated: Any = model.generate(**inputs, **GREEDY_SETTINGS, max_new_tokens=count, min_new_tokens=count)
+    answers: list[list[int]] = generated[:, inputs["input_ids"].shape[1] :].tolist()
+    return answers
+
+
 def compare(ours: Mapping[str, ProbeResult], theirs: Mapping[str, ProbeResult]) -> list[ParityRow]:
-    """Compare the results of two models, a row per probe. Logits are compared over the common vocabulary."""
+    """Compare the results of two models, a row per probe. Logits are compared over the common vocabulary.
+
+    If `theirs` contain a batch, it is compared with all of `ours` together.
+
+    Raises CheckpointError if the other model could not compute a probe.
+    """
     rows = []
-    for name, our in ours.items():
+    expected = {**ours, BATCH: batched(ours)} if BATCH in theirs else ours
+    for name, our in expected.items():
         their = theirs[name]
-        common = min(len(our.logits), len(their.logits))
+        if their.failure:
+            raise CheckpointError(
+                f"transformers cannot compute the exported model: {name}: {their.failure}", "report this with the model"
+            )
+        common = min(our.logits.shape[-1], their.logits.shape[-1])
         rows.append(
             ParityRow(
                 probe=name,
                 tokens=len(our.ids),
                 same_ids=torch.equal(our.ids, their.ids),
-                largest_difference=float((our.logits[:common] - their.logits[:common]).abs().max()),
+                largest_difference=float((our.logits[..., :common] - their.logits[..., :common]).abs().max()),
                 same_tokens=our.tokens == their.tokens,
             )
         )

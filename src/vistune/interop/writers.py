@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
 from vistune.generation import Assistant
-from vistune.interop.folders import image_processor, save_tensors, without_paths, write_tower, written_name
+from vistune.interop.folders import save_tensors, without_paths, write_tower, written_name
+from vistune.interop.language_names import LanguageNames, names_in
+from vistune.interop.layout_limits import refuse_layout
 from vistune.interop.original import CLASSES
+from vistune.interop.processor_files import generation_config, with_image_token, write_processor
 from vistune.model import VisionLanguageModel
 from vistune.model.language import CausalLM, unwrap
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import VisionConfig
-from vistune.model.tower_inputs import takes_patches
-from vistune.model.tower_shape import TowerShape, describe_tower, tower_class
-from vistune.processor import Processor, TokenizerLike, save_tokenizer
+from vistune.model.tower_shape import TowerShape, describe_tower
+from vistune.processor import Processor, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import GenerationConfig, LlavaConfig, LlavaNextConfig, PreTrainedTokenizerFast
+    from transformers import LlavaConfig, LlavaNextConfig
 
-ROWS = 64  # an enlarged vocabulary is rounded up to a multiple of this, as llava-hf's is
 OLDER_TOWERS = ("clip_vision_model", "siglip_vision_model")  # written with the tensor names of transformers 4
-IMAGE, PAD = "<image>", "<pad>"
 
 
 @dataclass(frozen=True)
@@ -88,12 +83,12 @@ def write_hf(exported: ExportedModel, folder: Path) -> None:
 
     Raises RecipeError if the layout cannot represent the model.
     """
-    refuse_for_hf(exported)
+    refuse_layout(exported, "llava-hf")
     tokenizer, image_id, rows = with_image_token(exported.processor.tokenizer, exported.language.config.vocab_size)
     save_tensors(hf_state(exported, rows), folder)
     config = without_paths(hf_config(exported, image_id, rows, tokenizer.pad_token_id).to_dict())
     write_json(folder / "config.json", {**config, "text_config": with_older_keys(config["text_config"])})
-    write_processor(exported, tokenizer, folder)
+    write_processor(exported, folder)
     generation_config(exported, tokenizer).save_pretrained(folder)
     write_atomic(folder / "README.md", exported.card)
 
@@ -101,79 +96,27 @@ def write_hf(exported: ExportedModel, folder: Path) -> None:
 def hf_state(exported: ExportedModel, rows: int) -> dict[str, Tensor]:
     """Return every tensor under llava-hf's name, with the vocabulary enlarged to `rows`."""
     state = {**tower_state(exported, "llava-hf"), **projector_state(exported, "llava-hf")}
-    language = with_more_rows(language_tensors(exported), rows)
-    return state | {written_name("language", name, "llava-hf"): tensor for name, tensor in language.items()}
-
-
-def refuse_for_hf(exported: ExportedModel) -> None:
-    """Raise RecipeError if transformers' LLaVA cannot represent the model."""
-    spec = exported.spec
-    if spec.projector != "mlp2x_gelu":
-        raise RecipeError(
-            f"--layout llava-hf: transformers' LLaVA has a projector of two layers, this model has {spec.projector}",
-            "train with model.projector=mlp2x_gelu, or export --layout llava-original",
-        )
-    if spec.space != "hidden":
-        raise RecipeError("--layout llava-hf: transformers' LLaVA has no joint space", "train with model.space=hidden")
-    if spec.feature_norm != "off":
-        raise RecipeError(
-            "--layout llava-hf: transformers' LLaVA has no norm between tower and projector, this model has "
-            f"feature_norm={spec.feature_norm}",
-            "train with model.feature_norm=off",
-        )
-    if reason := tower_misfit(exported.tower_config, exported.tower_shape):
-        raise RecipeError(
-            f"--layout llava-hf: transformers' LLaVA cannot use the tower {exported.tower_shape.kind}: {reason}",
-            "train with another tower to export it",
-        )
-    if spec.image_mode == "pad" and spec.image_fit == "stretch":
-        raise RecipeError(
-            "--layout llava-hf: no image processor of transformers pads and stretches", "train with image_mode=square"
-        )
-
-
-def tower_misfit(config: VisionConfig, shape: TowerShape) -> str:
-    """Return why transformers' LLaVA cannot use a tower; "" if it can."""
-    from transformers import MODEL_MAPPING
-
-    if type(config) not in MODEL_MAPPING:
-        return "AutoModel does not build it"
-    if shape.prefix > 1:
-        return f"it has {shape.prefix} tokens before the patches, and LLaVA drops one"
-    if not shape.cuts:
-        return "its hidden states are not sequences of tokens"
-    if takes_patches(tower_class(config)):
-        return "it takes patches, and LLaVA gives it pixels"
-    return ""
-
-
-def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[PreTrainedTokenizerFast, int, int]:
-    """Return a tokenizer with `<image>` and a padding token, the image token's id, and the vocabulary's rows."""
-    from tokenizers import AddedToken
-
-    own: PreTrainedTokenizerFast = copy.deepcopy(tokenizer)
-    own.chat_template = None
-    if IMAGE not in own.get_vocab():
-        own.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
-    if own.pad_token_id is None or own.pad_token_id == own.unk_token_id:
-        own.add_special_tokens({"pad_token": AddedToken(PAD, special=True, normalized=False)})
-    needed = max(own.convert_tokens_to_ids([IMAGE, own.pad_token])) + 1
-    image_id: int = own.convert_tokens_to_ids(IMAGE)
-    return own, image_id, rows if needed <= rows else -(-needed // ROWS) * ROWS
+    names = names_in(exported.language)
+    language = with_more_rows(language_tensors(exported), rows, names)
+    if not names.tied_in_llava:  # LLaVA then gets a separate head
+        language.setdefault(f"{names.head}weight", language[f"{names.embedding}.weight"].clone())
+    return state | {
+        written_name("language", names.in_llava(name), "llava-hf"): tensor for name, tensor in language.items()
+    }
 
 
 def language_tensors(exported: ExportedModel) -> dict[str, Tensor]:
     """Return the language model's tensors, without a head that is tied to the embedding."""
     state = {name: tensor.to(exported.dtype) for name, tensor in language_state(exported.model).items()}
     if exported.language.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
+        state.pop(f"{names_in(exported.language).head}weight", None)
     return state
 
 
-def with_more_rows(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+def with_more_rows(state: Mapping[str, Tensor], rows: int, names: LanguageNames) -> dict[str, Tensor]:
     """Enlarge embedding and head to `rows`, with the mean of their rows, which is never the likeliest token."""
     longer = dict(state)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+    for name in (f"{names.embedding}.weight", f"{names.head}weight"):
         if name in state and len(state[name]) < rows:
             mean = state[name].float().mean(dim=0, keepdim=True).to(state[name].dtype)
             longer[name] = torch.cat([state[name], mean.expand(rows - len(state[name]), -1)])
@@ -201,9 +144,9 @@ def hf_config(exported: ExportedModel, image_id: int, rows: int, pad_id: int) ->
     """Return transformers' config of the whole model."""
     from transformers import LlavaConfig, LlavaNextConfig
 
-    text = type(exported.language.config)(
-        **{**exported.language.config.to_dict(), "vocab_size": rows, "pad_token_id": pad_id}
-    )
+    own = exported.language.config
+    tied = bool(own.tie_word_embeddings) and names_in(exported.language).tied_in_llava
+    text = type(own)(**{**own.to_dict(), "vocab_size": rows, "pad_token_id": pad_id, "tie_word_embeddings": tied})
     common: dict[str, Any] = {
         "vision_config": exported.tower_config,
         "text_config": text,
@@ -212,6 +155,7 @@ def hf_config(exported: ExportedModel, image_id: int, rows: int, pad_id: int) ->
         "projector_hidden_act": "gelu",
         "vision_feature_layer": hf_layers(exported.spec),
         "vision_feature_select_strategy": exported.select_strategy,
+        "tie_word_embeddings": tied,  # LLaVA 1.6's config does not take it from the language model
         "dtype": str(exported.dtype).removeprefix("torch."),
     }
     if exported.spec.image_mode == "anyres":
@@ -243,55 +187,11 @@ def with_older_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     if "sliding_attention" in rope:
         older["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     elif (kind := rope.get("rope_type", "default")) in ("linear", "dynamic"):  # as their first versions wrote them
-        older["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
+        rest = {key: value for key, value in rope.items() if key not in ("rope_theta", "rope_type")}
+        older["rope_scaling"] = {"type": kind, **rest}  # Hunyuan has `alpha` too
     elif kind != "default":
         older["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
     return older
-
-
-def write_processor(exported: ExportedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write tokenizer, image processor and chat template, also under the names that older loaders read."""
-    from transformers import LlavaNextProcessor, LlavaProcessor
-
-    if not exported.processor.begins:
-        tokenizer.add_bos_token = False  # else transformers' processor would put it before the rendered conversation
-    kind = LlavaNextProcessor if exported.spec.image_mode == "anyres" else LlavaProcessor
-    images = image_processor(exported.spec)
-    kind(
-        images,
-        tokenizer,
-        patch_size=exported.spec.image_side // exported.tower_shape.columns,
-        vision_feature_select_strategy=exported.select_strategy,
-        chat_template=exported.processor.chat_template,
-        num_additional_image_tokens=exported.tower_shape.prefix,
-    ).save_pretrained(folder)
-    images.save_pretrained(folder)
-
-
-def generation_config(exported: ExportedModel, tokenizer: TokenizerLike | PreTrainedTokenizerFast) -> GenerationConfig:
-    """Return a greedy generation config that stops where the template ends an answer."""
-    from transformers import GenerationConfig
-
-    ends = sorted(exported.processor.stop_ids)
-    text_ends = {"stop_strings": [exported.processor.stop_text]} if exported.processor.stop_text else {}
-    return GenerationConfig(
-        **text_ends,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends[0] if len(ends) == 1 else ends,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def _beyond_original(exported: ExportedModel) -> list[str]:
-    """List the settings of a model that the original LLaVA's code does not have."""
-    spec, tower = exported.spec, exported.tower_config.model_type
-    settings = {
-        f"the projector {spec.projector}": "2x2" in spec.projector,
-        f"features of the space {spec.space}": spec.space != "hidden",
-        f"a vision tower of the kind {tower}": tower != "clip_vision_model",
-        "features of several layers": not isinstance(spec.feature_layer, int),
-    }
-    return [setting for setting, applies in settings.items() if applies]
 
 
 def write_original(exported: ExportedModel, folder: Path) -> None:
@@ -299,23 +199,8 @@ def write_original(exported: ExportedModel, folder: Path) -> None:
 
     Raises RecipeError if the layout cannot represent the model.
     """
-    names = {kind: name for name, kind in CLASSES.items()}
-    kind = exported.language.config.model_type
-    if kind not in names:
-        raise RecipeError(
-            f"--layout llava-original: the original LLaVA has no class for {kind!r}",
-            f"it has {', '.join(sorted(names))}",
-        )
-    if beyond := _beyond_original(exported):
-        raise RecipeError(
-            f"--layout llava-original: the original LLaVA cannot represent {', '.join(beyond)}",
-            "export --layout llava-hf",
-        )
-    if exported.spec.feature_norm != "off":
-        raise RecipeError(
-            "--layout llava-original: the original LLaVA has no norm between tower and projector",
-            "train with model.feature_norm=off",
-        )
+    refuse_layout(exported, "llava-original")
+    names, kind = {kind: name for name, kind in CLASSES.items()}, exported.language.config.model_type
     save_tensors(original_state(exported), folder)
     config = {
         **with_older_keys(without_paths(exported.language.config.to_dict())),
@@ -350,57 +235,3 @@ def original_state(exported: ExportedModel) -> dict[str, Tensor]:
     """Return every tensor under the original's name, including the tower's if the layout contains it."""
     tower = tower_state(exported, "original") if exported.tower_inside else {}
     return {**tower, **projector_state(exported, "original"), **language_tensors(exported)}
-
-
-def write_peft(exported: ExportedModel, folder: Path, *, base: str | None) -> None:
-    """Write adapters over a llava-hf model, as PEFT and vLLM load them.
-
-    With an existing model as `base`, the trained projector is stored with the adapters (PEFT's `modules_to_save`).
-    Without it, the base is written into `base/`. Raises RecipeError if the model has no adapters, or transformers'
-    LLaVA cannot represent it.
-    """
-    if not exported.model.adapted:
-        raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
-    refuse_for_hf(exported)
-    peft: PeftModel = exported.model.language
-    config: dict[str, object] = peft.peft_config["default"].to_dict() | {
-        "base_model_name_or_path": base or "base",
-        "target_modules": rf".*language_model.*\.({'|'.join(_targets(peft))})",
-        "modules_to_save": None if base is None else ["multi_modal_projector"],
-        "task_type": None,
-        "inference_mode": True,
-        "peft_type": "LORA",
-    }
-    if base is None:
-        write_hf(exported, folder / "base")
-    config = {key: sorted(value) if isinstance(value, set | tuple) else value for key, value in config.items()}
-    write_json(folder / "adapter_config.json", {key: getattr(value, "value", value) for key, value in config.items()})
-    tensors = peft_state(exported, with_projector=base is not None)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        folder / "adapter_model.safetensors",
-    )
-    write_atomic(folder / "README.md", exported.card)
-
-
-def _targets(peft: PeftModel) -> list[str]:
-    """Return ends of the adapted layers' names that match no other layer: `q_proj` if all are adapted, else longer."""
-    adapted = set(peft.targeted_module_names)
-    ends = {name.rsplit(".", 1)[-1] for name in adapted}
-    every = {name for name, _ in unwrap(peft).named_modules() if name.rsplit(".", 1)[-1] in ends}
-    if every <= adapted:
-        return sorted(ends)
-    return sorted(re.escape(name.removeprefix("model.")) for name in adapted)
-
-
-def peft_state(exported: ExportedModel, *, with_projector: bool) -> dict[str, Tensor]:
-    """Return the adapters, and with them the trained projector, as PEFT names them inside transformers' LLaVA."""
-    from peft import get_peft_model_state_dict
-
-    top = "base_model.model.model."
-    tensors = {
-        name.replace(top, f"{top}language_model.", 1): tensor.to(exported.dtype)
-        for name, tensor in get_peft_model_state_dict(exported.model.language, save_embedding_layers=False).items()
-    }
-    projector = projector_state(exported, "llava-hf") if with_projector else {}
-    return {**tensors, **{f"{top}{name}": tensor for name, tensor in projector.items()}}

@@ -1,8 +1,9 @@
 """Send one request to an OpenAI-compatible endpoint and classify its answer.
 
-body -> POST -> Outcome: a reply, or a failure with the action of the caller: wait, send again, skip this request, or
-stop the run. Callers handle retries, rate limits, budget and journal. This module speaks the protocol, with limits on
-time and bytes.
+body -> POST -> Outcome: a reply, or a kind of failure
+
+From the kind, the caller knows whether to wait, send again, skip this request, or stop the run. Callers handle retries,
+rate limits, budget and journal. This module speaks the protocol, with limits on time and bytes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from vistune.model.cache import KVCache, Prefill, Prefix
 from vistune.model.lora import add_adapters, load_adapters, merge_adapters
-from vistune.model.loss import head_loss, next_token_loss, supervised_positions
+from vistune.model.loss import head_loss, next_token_loss, supervised_positions, token_losses
 from vistune.model.projectors import build_projector
 from vistune.model.vision import load_towers
 from vistune.model.vlm import VisionLanguageModel, build, read_spec
@@ -22,4 +22,5 @@ __all__ = [
     "next_token_loss",
     "read_spec",
     "supervised_positions",
+    "token_losses",
 ]

@@ -2,7 +2,8 @@
 
 With `starts`, each document of a packed row attends causally to itself: on a GPU one kernel computes all documents,
 elsewhere they are computed one after another. With `past` (cache.py), new tokens also attend to the tokens before them.
-transformers builds no mask for an attention function without a mask function, and passes further arguments through.
+No mask function is registered under this name, so transformers builds no mask. Most models pass further arguments, such
+as `starts`, on to `attend`; for the others, `attending` supplies them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `Prefill` reads a packed row of new tokens, each document after its prefix. `KVCache` then adds one token per sequence
 and step. Both implement the parts of transformers' cache interface that its attention layers use, `update` and
-`get_seq_length`. They keep the keys and values that attention receives; a layer that caches latents, as DeepSeek's,
-has computed its keys by then.
+`get_seq_length`. They keep the keys and values that attention receives. In models that compress keys and values
+(DeepSeek's latents), these are the keys and values after decompression.
 """
 
 from __future__ import annotations

@@ -17,13 +17,16 @@ MOST_DIFFERENCE = 0.03  # mean difference of normalised pixels; rounding to 8 bi
 def difference_from(processor: Any, side: int, resize: int, fit: str) -> str:
     """Return how an image processor's pixels differ from those of the rules; "" if they are the same.
 
-    A processor that cuts an image into tiles may give the whole image as any of them.
+    A processor that cuts an image into tiles may give the whole image as any of them. LLaVA's processor is compared
+    without its padding, which is `image_mode: pad` here.
     """
     across, down = np.meshgrid(np.linspace(0, 9, SIZE[0]), np.linspace(0, 7, SIZE[1]))
     waves = np.stack([np.sin(across), np.cos(down), np.sin(across + down)], axis=-1)
     image = Image.fromarray((127.5 + 120 * waves).astype(np.uint8))
     try:
-        pixels = torch.as_tensor(np.asarray(processor([image], return_tensors="np")["pixel_values"], dtype=np.float32))
+        options = {"do_pad": False} if type(processor).__name__.startswith("LlavaImageProcessor") else {}
+        values = processor([image], return_tensors="np", **options)["pixel_values"]
+        pixels = torch.as_tensor(np.asarray(values, dtype=np.float32))
     except Exception as error:  # transformers' processors raise many types
         return f"it fails on an image of {SIZE[0]} x {SIZE[1]} pixels: {reason_of(error)}"
     if pixels.ndim < 4 or pixels.shape[-3:] != (3, side, side):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
@@ -245,7 +246,9 @@ def run_separately(language: nn.Module, embeddings: Tensor, starts: Sequence[int
     Each document is a batch of one without padding, so that none depends on another.
     """
     body = decoder_of(unwrap(language))
-    documents = embeddings.split(torch.as_tensor(starts).diff().tolist(), dim=1)
+    ends = torch.as_tensor(starts).tolist()
+    # Copies: some models (GIT) add positions to their embeddings in place.
+    documents = [embeddings[:, begin:end].clone() for begin, end in pairwise(ends)]
     return torch.cat([body(inputs_embeds=rows, use_cache=False).last_hidden_state for rows in documents], dim=1)
 
 

@@ -1,6 +1,7 @@
 """Low-rank adapters on the language model's linear layers, by PEFT.
 
-Layers are named by their full paths, so that an adapter never lands on a vision layer which is also called `q_proj`.
+Layers are named by their full paths. So no adapter is added to a layer of the tower that has the same short name, such
+as `q_proj`.
 """
 
 from __future__ import annotations

@@ -47,6 +47,52 @@ def head_loss(states: Tensor, head: Head, targets: Tensor) -> LossSum:
     return LossSum(total, len(states), losses)
 
 
+def token_losses(states: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """Return the cross-entropy (n,) of each target token in fp32. Each may get another gradient.
+
+    `head_loss` is faster, but computes only the gradient of the sum.
+    """
+    losses: Tensor = _TokenLosses.apply(states, head.weight, head.bias, targets, head.rule)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _TokenLosses(torch.autograd.Function):
+    """Each token's loss. The backward pass computes the logits again, chunk by chunk, so none are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rule: LogitRule
+    ) -> Tensor:
+        device = states.device.type
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+        ctx.rule = rule
+        ctx.save_for_backward(states, weight, bias, targets)
+        inputs = states.to(ctx.dtype)
+        head = Head(weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype), rule)
+        losses = states.new_empty(len(states), dtype=torch.float32)
+        for begin in range(0, len(states), CHUNK):
+            part = slice(begin, begin + CHUNK)
+            _add_chunk(inputs[part], head, targets[part, None], losses[part], None, None, None)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, losses_grad: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets = ctx.saved_tensors
+        inputs = states.to(ctx.dtype)
+        head = Head(weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype), ctx.rule)
+        states_grad = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        bias_grad = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        losses = losses_grad.new_empty(len(states), dtype=torch.float32)
+        for begin in range(0, len(states), CHUNK):
+            part = slice(begin, begin + CHUNK)
+            own = None if states_grad is None else states_grad[part]
+            _add_chunk(inputs[part], head, targets[part, None], losses[part], own, weight_grad, bias_grad,
+                       losses_grad[part, None])  # fmt: skip
+        return states_grad, weight_grad, bias_grad, None, None
+
+
 class _HeadLoss(torch.autograd.Function):
     """The summed loss, and each token's loss without gradient.
 
@@ -91,8 +137,12 @@ def _add_chunk(
     states_grad: Tensor | None,
     weight_grad: Tensor | None,
     bias_grad: Tensor | None,
+    weights: Tensor | None = None,
 ) -> None:
-    """Write a chunk's losses and its states' gradients, and add to the head's gradients."""
+    """Write a chunk's losses and its states' gradients, and add to the head's gradients.
+
+    `weights`: (n, 1), a factor of each token's gradients.
+    """
     raw, scale, cap = states @ head.weight.T, head.rule.scale, head.rule.cap
     logits = (raw if head.bias is None else raw.add_(head.bias)).float()
     squashed = None if cap is None else logits.mul_(scale / cap).tanh_()
@@ -110,6 +160,8 @@ def _add_chunk(
         logits_grad.mul_(squashed.square_().neg_().add_(1))
     if scale != 1:
         logits_grad *= scale
+    if weights is not None:
+        logits_grad *= weights
     raw_grad = logits_grad.to(states.dtype)
     if states_grad is not None:
         states_grad.copy_(raw_grad @ head.weight)

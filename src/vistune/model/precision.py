@@ -82,11 +82,10 @@ def parts_in_bf16(stages: Sequence[Stage], trained: Collection[str], device: str
 def never_trained(stages: Sequence[Stage], trained: Collection[str]) -> list[str]:
     """List the parts that were not trained before this recipe and that none of its stages trains.
 
-    Adapters become part of the language model if another stage follows.
+    Adapters become part of the weights that they adapt if another stage follows.
     """
     ever = set(trained).union(*(stage.learn for stage in stages))
-    if any("adapters" in stage.learn for stage in stages[:-1]):
-        ever.add("language")
+    ever.update(part for stage in stages[:-1] if stage.lora is not None for part in stage.lora.parts)
     return [part for part in ("vision", "projector", "language") if part not in ever]
 
 

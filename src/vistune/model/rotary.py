@@ -1,8 +1,8 @@
 """Rotate each document of a row by its own length, if a model's RoPE depends on the length of the text.
 
 LongRoPE and dynamic RoPE choose their frequencies by the largest position of a call. So a long document would change
-the other documents in a packed row, or in a batch of answers. A hook on the rotary modules computes the rotation of
-each range of lengths separately.
+the other documents in a packed row, or in a batch of answers. A hook on the rotary modules computes the rotation once
+for all documents up to the limit (`rope_limit`), and once for each greater length.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def lengths_of(starts: Sequence[int] | Tensor) -> Tensor:
 
 
 def _rotate(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Replace a rotary module's output for a row. Each range of lengths is rotated as in a row without the others."""
+    """Replace a rotary module's output for a row. Each group of lengths is rotated as in a row without the others."""
     lengths = _lengths.get()
     limit = rope_limit(module.config)
     positions = kwargs.get("position_ids", args[1] if len(args) > 1 else None)

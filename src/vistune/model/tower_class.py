@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -35,6 +36,8 @@ def class_of(config: Any) -> type[PreTrainedModel]:
     named = [parameter for key, parameter in parameters.items() if key != "self"]
     named = [one for one in named if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     required = [one.name for one in named if one.default is one.empty and one.name != "pixel_values"]
+    if {"input_ids", "pixel_values"} <= set(parameters):
+        raise not_a_tower(name, f"{kind.__name__} reads text (input_ids) together with the image")
     if "pixel_values" not in parameters:
         taken = " and ".join(required or [one.name for one in named[:1]]) or "no named arguments"
         raise not_a_tower(name, f"{kind.__name__} takes {taken}, not square images (pixel_values)")
@@ -60,7 +63,7 @@ def _class_of(config: Any) -> type[PreTrainedModel]:
     if usual is not None:
         return usual
     candidates: list[Any] = list(vars(module).values())
-    classes = [
+    classes: list[type[PreTrainedModel]] = [
         one
         for one in candidates
         if inspect.isclass(one)
@@ -69,6 +72,9 @@ def _class_of(config: Any) -> type[PreTrainedModel]:
         and getattr(one, "config_class", None) is type(config)
         and "forward" in vars(one)
     ]
+    if len(classes) > 1:  # such as VitPose's backbone and the encoder in it
+        of_pixels = [one for one in classes if "pixel_values" in inspect.signature(vars(one)["forward"]).parameters]
+        classes = of_pixels or classes
     if len(classes) != 1:
         names = ", ".join(sorted(one.__name__ for one in classes))
         raise not_a_tower(config.model_type, f"transformers has several classes for it: {names}" if names else NO_CLASS)
@@ -78,7 +84,10 @@ def _class_of(config: Any) -> type[PreTrainedModel]:
 def missing_package(name: str, error: Exception) -> RecipeError:
     """Return the error for a class that needs a package which is missing or cannot be imported."""
     reason = reason_of(error)
-    if name != "timm_wrapper" and "TimmWrapper" not in reason:
+    needed = re.search(r"requires the (\w+) library", reason)
+    if needed and needed[1] != "timm":
+        return RecipeError(f"vision tower: {name!r} needs {needed[1]}", f"pip install {needed[1]}")
+    if name != "timm_wrapper" and not needed:
         return not_a_tower(name, f"transformers cannot import its class: {reason}")
     if find_spec("timm") is None:
         return RecipeError(f"vision tower: {name!r} needs timm", "pip install 'vistune[timm]'")

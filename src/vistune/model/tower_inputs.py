@@ -1,4 +1,4 @@
-"""Normalise tiles, and turn them into a tower's arguments: pixels, or for SigLIP 2 of variable size patches."""
+"""Normalise tiles, and turn them into a tower's arguments: pixels, or patches for SigLIP 2 NaFlex."""
 
 from __future__ import annotations
 

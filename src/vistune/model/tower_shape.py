@@ -29,7 +29,7 @@ from vistune.types import PatchBudget
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-MOST_PREFIX_TOKENS = 32  # more tokens outside of the grid are not class tokens and registers
+MOST_TOKENS_OUTSIDE = 128  # of the grid: class tokens and registers, and YOLOS has 100 detection tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +136,27 @@ def describe_tower(
     own = side_of(tower)
     first = side or own
     if first is None:
+        class_of(tower)  # a tower that takes no square images has no side, and that is the reason
         raise RecipeError(
             f"vision tower: {tower.model_type!r} names no image size", "name its folder with a preprocessor_config.json"
         )
     kind: Any = type(tower)
-    key = json.dumps(tower.to_dict(), sort_keys=True, default=str)
+    key = json.dumps(_without_dtypes(tower.to_dict()), sort_keys=True, default=str)
     try:
         return _describe(kind, key, layers, first)
     except RecipeError:
         if own is None or own == first:
             raise
     return _describe(kind, key, layers, own)
+
+
+def _without_dtypes(entries: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's entries without the precision of weights, in which a part of a tower would be built."""
+    return {
+        key: _without_dtypes(value) if isinstance(value, dict) else value
+        for key, value in entries.items()
+        if key not in ("dtype", "torch_dtype")
+    }
 
 
 def as_config(config: VisionConfig | SimpleNamespace) -> PreTrainedConfig:
@@ -161,8 +171,9 @@ def as_config(config: VisionConfig | SimpleNamespace) -> PreTrainedConfig:
 def side_of(config: Any) -> int | None:
     """Return the side of a tower's square input by its config; None if the config does not say it."""
     side = getattr(config, "image_size", None)
-    if side is None and (patches := getattr(config, "num_patches", None)):
-        return math.isqrt(patches) * int(config.patch_size)
+    patches, patch = getattr(config, "num_patches", None), getattr(config, "patch_size", None)
+    if side is None and isinstance(patches, int) and isinstance(patch, int):
+        return math.isqrt(patches) * patch
     if side is None and (pretrained := getattr(config, "pretrained_cfg", None)):
         side = list(pretrained["input_size"])[-1]
     if isinstance(side, list | tuple):
@@ -189,8 +200,19 @@ def tower_class(config: Any, space: str = "hidden") -> type[PreTrainedModel]:
 
 
 def tokens_first(state: Tensor) -> Tensor:
-    """Return a hidden state as (tiles, tokens, width); convolutions give (tiles, width, rows, columns)."""
-    return state.flatten(2).mT if state.ndim == 4 else state
+    """Return a hidden state as (tiles, tokens, width).
+
+    Convolutions give (tiles, width, rows, columns); SAM and Hiera give (tiles, rows, columns, width).
+    """
+    if state.ndim == 3:
+        return state
+    return state.flatten(1, 2) if has_width_last(state) else state.flatten(2).mT
+
+
+def has_width_last(state: Tensor) -> bool:
+    """Return whether a map of square patches is (tiles, rows, columns, width)."""
+    _, rows, columns, width = state.shape
+    return rows == columns != width
 
 
 @lru_cache(maxsize=64)
@@ -216,7 +238,7 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
     ((rows, columns),) = grids
     outside = tokens_first(chosen[0]).shape[1] - rows * columns
     width = tokens_first(chosen[0]).shape[2]
-    if not 0 <= outside <= MOST_PREFIX_TOKENS or rows * columns == 0:
+    if not 0 <= outside <= MOST_TOKENS_OUTSIDE or rows * columns == 0:
         raise not_a_tower(
             name, f"its hidden states have {outside + rows * columns} tokens for {rows} x {columns} patches"
         )
@@ -257,12 +279,10 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
 def _grid(state: Tensor, config: PreTrainedConfig, side: int) -> tuple[int, int]:
     """Return (rows, columns) of a hidden state's patches."""
     if state.ndim == 4:
-        _, width, rows, columns = state.shape
-        if rows != columns or rows == width:  # SAM's are (n, rows, columns, width)
-            raise not_a_tower(
-                config.model_type, f"its hidden states {tuple(state.shape)} are not (n, width, rows, columns)"
-            )
-        return state.shape[2], state.shape[3]
+        rows, columns = state.shape[1:3] if has_width_last(state) else state.shape[2:]
+        if rows != columns or tokens_first(state).shape[2] == rows:
+            raise not_a_tower(config.model_type, f"its hidden states {tuple(state.shape)} are not square maps")
+        return rows, columns
     patch = getattr(config, "patch_size", None)
     patch = patch[0] if isinstance(patch, list | tuple) else patch
     if patch is None:

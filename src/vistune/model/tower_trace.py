@@ -1,7 +1,8 @@
-"""Run a tower once: without weights for its hidden states, and its embeddings for the order of its patches."""
+"""Run a tower once without weights to find its hidden states, and its embeddings to find the order of its patches."""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,15 +95,29 @@ def run_on_meta(config: PreTrainedConfig, kind: type[PreTrainedModel], side: int
     except RecipeError:
         raise
     except Exception as error:  # as above
-        raise not_a_tower(
-            name, f"it does not run on square images of {side} pixels without weights: {reason_of(error)}"
-        ) from None
-    trace.states = tuple(getattr(output, "hidden_states", None) or ())
+        raise not_a_tower(name, _why_not_run(kind, side, error)) from None
+    trace.states = states_of(output)
     if not all(isinstance(state, Tensor) and state.ndim in (3, 4) for state in trace.states) or not trace.states:
         raise not_a_tower(name, "it returns no hidden states over patches")
     if any(len(state) != TILES for state in trace.states):
         raise not_a_tower(name, "it joins the patches of several images into one sequence")
     return trace
+
+
+def _why_not_run(kind: type[PreTrainedModel], side: int, error: Exception) -> str:
+    """Return the reason why a tower fails on pixels, with the further arguments that it takes."""
+    if "meta" in str(error):
+        return f"it cannot be described without weights: {reason_of(error)}"
+    known = {"self", "pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "labels", "return_dict"}
+    parameters = inspect.signature(kind.forward).parameters.values()
+    further = [one.name for one in parameters if one.kind is not one.VAR_KEYWORD and one.name not in known]
+    takes = f", and it also takes {' and '.join(further)}" if further else ""
+    return f"{kind.__name__} fails on square images of {side} pixels{takes}: {reason_of(error)}"
+
+
+def states_of(output: object) -> tuple[Tensor, ...]:
+    """Return the hidden states in a tower's output; for Swin and its kin, those that are maps of patches."""
+    return tuple(getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None) or ())
 
 
 def first_tensor(args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
@@ -125,8 +140,7 @@ def _end_before(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object
 def _embed(tower: PreTrainedModel, pixels: Tensor, stack: str) -> Tensor:
     """Return hidden state 0; no layer is run if `stack` names the list of layers."""
     if not stack:
-        states: tuple[Tensor, ...] = tower(**tower_inputs(tower, pixels), output_hidden_states=True).hidden_states
-        return states[0]
+        return states_of(tower(**tower_inputs(tower, pixels), output_hidden_states=True))[0]
     tower.get_submodule(f"{stack}.0").register_forward_pre_hook(_end_before, with_kwargs=True)
     try:
         tower(**tower_inputs(tower, pixels))

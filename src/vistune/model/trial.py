@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -16,24 +15,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vistune.errors import RecipeError, reason_of
-from vistune.model.attention import attend, attending
+from vistune.model.attention import attending
 from vistune.model.cache import KVCache, Prefill
 from vistune.model.head import PLAIN, Head, LogitRule
 from vistune.model.rotary import DYNAMIC, rope_limit, rotary_modules, with_plain_rope
 from vistune.model.shapes import LanguageConfig
+from vistune.model.trial_watch import Factors, NoneFound, Recorder, count
 
 SUPPORTED = "use a causal language model of transformers, such as Llama, Mistral, Qwen3, Gemma 3 or Granite"
 TRIAL = "vistune_trial"
-# Arguments that layers pass to attention without effect on its result.
-HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_router_logits"})
 TRIAL_LENGTHS = [3, 2]  # tokens of the two documents
 TRIAL_VOCABULARY = 37
-# Operations that would differ if a model made something else of token ids than it makes of their embeddings.
-COUNTED = ("embedding", "mm", "addmm", "bmm", "mul", "div", "add", "sub", "cumsum", "native_layer_norm")
 # Entries of a config that do not change how its model computes.
 IDLE = ("_name_or_path", "architectures", "dtype", "quantization_config", "transformers_version", "use_cache")
 
@@ -94,14 +88,18 @@ class ConfigKey:
 
 @cache
 def _traits(key: ConfigKey) -> LanguageTraits:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
     config = key.config
     if config.is_encoder_decoder:
         return LanguageTraits(refused="encoder-decoders are not supported")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return LanguageTraits(refused="transformers has no causal language model of this type")
     try:
         model = meta_model(config, None)
     except Exception as error:  # transformers' models raise many types; the error is the reason
         return LanguageTraits(refused=f"transformers cannot build it ({type(error).__name__}: {reason_of(error)})")
-    recorder = _Recorder()
+    recorder = Recorder()
     unpacked = next(_against_packing(config, recorder), "")
     if recorder.bidirectional:
         return LanguageTraits(refused="its attention looks ahead")
@@ -155,7 +153,7 @@ def _logit_rule(model: Any) -> LogitRule | None:
     model.set_output_embeddings(small)
     states = torch.randn(16, width, generator=rng) * torch.logspace(-2, 3, 16)[:, None]
     decoder_of(model).forward = lambda *_, **__: _BodyOutput(states[None])
-    factors = _Factors()
+    factors = Factors()
     try:
         with torch.no_grad(), factors:
             logits = model(inputs_embeds=_rows(model, len(states))).logits[0].float()
@@ -181,36 +179,7 @@ class _BodyOutput:
         return self.last_hidden_state if index == 0 else ()
 
 
-class _Factors(TorchDispatchMode):
-    """Collect the numbers by which tensors are multiplied, before and after a tanh."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.before, self.after, self.capped = 1.0, 1.0, False
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        name = func.__name__.split(".")[0].rstrip("_")
-        self.capped |= name == "tanh"
-        if name in ("mul", "div"):
-            for number in (arg for arg in args if isinstance(arg, int | float)):
-                factor = float(number) if name == "mul" else 1 / float(number)
-                if self.capped:
-                    self.after *= factor
-                else:
-                    self.before *= factor
-        return func(*args, **(kwargs or {}))
-
-    def rule(self) -> LogitRule:
-        return LogitRule(self.before * self.after, self.after) if self.capped else LogitRule(self.before)
-
-
-def _against_packing(config: LanguageConfig, recorder: _Recorder) -> Iterator[str]:
+def _against_packing(config: LanguageConfig, recorder: Recorder) -> Iterator[str]:
     """Yield the reasons why packed attention would compute something else than the model does.
 
     Two packed documents are run, then one more token of each. This checks the arguments that layers pass to attention,
@@ -253,11 +222,11 @@ def _against_windows(config: LanguageConfig, windows: list[int | None]) -> Itera
             yield f"a layer of {kind} passes a window of {window}"
 
 
-def _run_packed(model: Any, recorder: _Recorder) -> list[int | None]:
+def _run_packed(model: Any, recorder: Recorder) -> list[int | None]:
     """Run two packed documents, and a token more of each; return the windows that the documents' layers passed."""
     prefill = Prefill([None, None], TRIAL_LENGTHS, "meta")
     rows, body = _rows(model, sum(TRIAL_LENGTHS)), decoder_of(model)
-    with torch.no_grad():
+    with torch.no_grad(), NoneFound():
         with attending(past=prefill):
             body(inputs_embeds=rows, position_ids=prefill.positions[None], cache=prefill, past=prefill, use_cache=True)
         windows = list(recorder.windows)
@@ -285,67 +254,23 @@ def _run_on_embeddings(config: LanguageConfig, *, with_cache: bool) -> tuple[flo
     ids, rows = torch.zeros(1, tokens, dtype=torch.long, device="meta"), _rows(model, tokens)
     with torch.no_grad():
         # With a cache: without one, transformers looks at the positions' values for packed documents.
-        of_ids = _count(lambda: body(input_ids=ids, use_cache=True))
-        of_ids -= _count(lambda: model.get_input_embeddings()(ids))
+        of_ids = count(lambda: body(input_ids=ids, use_cache=True))
+        of_ids -= count(lambda: model.get_input_embeddings()(ids))
         try:
-            of_rows = _count(lambda: body(inputs_embeds=rows, use_cache=True))
-        except (AttributeError, TypeError):  # such as DeepSeek-V4: it looks experts up by ids, and there are none
+            of_rows = count(lambda: body(inputs_embeds=rows, use_cache=True))
+        except (AttributeError, TypeError, RuntimeError) as error:
+            # DeepSeek-V4 looks experts up by ids; Gemma 4 E2B searches its table for the ids of embeddings.
+            if isinstance(error, RuntimeError) and "input_ids" not in str(error):
+                raise
             return None, True
         more = list((of_ids - of_rows).elements())
         if with_cache:
-            cache = getattr(body(inputs_embeds=rows, use_cache=True), "cache", None)
+            with NoneFound():
+                cache = getattr(body(inputs_embeds=rows, use_cache=True), "cache", None)
             if cache is None:
                 return 1.0, False
-            body(inputs_embeds=rows[:, :1], cache=cache, use_cache=True)
+            with NoneFound():
+                body(inputs_embeds=rows[:, :1], cache=cache, use_cache=True)
     if of_rows - of_ids or len(more) > 1 or (more and not isinstance(more[0][1], float | int)):
         return None, True
     return float(more[0][1] or 1) if more else 1.0, True
-
-
-def _count(call: Callable[[], object]) -> Counter[tuple[str, float | None]]:
-    """Count the operations of a call that compute something, by name and factor."""
-    operations = _Operations()
-    with operations:
-        call()
-    return operations.counts
-
-
-class _Operations(TorchDispatchMode):
-    """Count torch's operations by name and factor, those in COUNTED only."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counts: Counter[tuple[str, float | None]] = Counter()
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        name = func.__name__.split(".")[0]
-        if name in COUNTED:
-            factor = args[1] if name == "mul" and isinstance(args[1], int | float) else None
-            self.counts[name, factor] += 1
-        return func(*args, **(kwargs or {}))
-
-
-class _Recorder:
-    """Run our attention, and record its arguments."""
-
-    def __init__(self) -> None:
-        self.windows: list[int | None] = []  # of each call
-        self.extra: set[str] = set()
-        self.bidirectional = False
-        self.known = set(inspect.signature(attend).parameters)
-
-    def attend(self, module: nn.Module, *states: Tensor, **arguments: Any) -> tuple[Tensor, None]:
-        self.windows.append(arguments.get("sliding_window"))
-        if len(states) > 3:
-            arguments["attention_mask"] = states[3]
-        causal = arguments.pop("is_causal", None)
-        self.bidirectional |= causal is False or getattr(module, "is_causal", True) is False
-        passed = {name for name, value in arguments.items() if value is not None}
-        self.extra |= (passed - self.known - HARMLESS) | (passed & {"attention_mask"})
-        return attend(module, *states[:3], **arguments)

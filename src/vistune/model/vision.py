@@ -25,7 +25,7 @@ from vistune.model.tower_shape import (
     tokens_first,
     tower_class,
 )
-from vistune.model.tower_trace import first_tensor
+from vistune.model.tower_trace import first_tensor, states_of
 from vistune.model.tower_weights import read_weights
 from vistune.recipe.hub import fail_fast_without_network
 from vistune.types import Spec
@@ -102,7 +102,7 @@ class VisionTower(nn.Module):
         With `grids` (tiles, 2), tiles are NaFlex patches, uint8 (tiles, patches, values); the features after a tile's
         rows * columns patches mean nothing. A frozen tower keeps no activations.
         """
-        is_trained = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
+        is_trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.tower.parameters())
         with torch.set_grad_enabled(is_trained):
             pixels = normalised(images, self.mean, self.std).to(next(self.tower.parameters()).dtype)
             states = self._hidden_states(tower_inputs(self.body, pixels, grids))
@@ -111,7 +111,7 @@ class VisionTower(nn.Module):
     def _hidden_states(self, arguments: Mapping[str, Tensor | None]) -> list[Tensor]:
         """Return the hidden states of the feature layers, as transformers does with `output_hidden_states`."""
         if not self.shape.cuts:
-            all_states = self.body(**arguments, output_hidden_states=True).hidden_states
+            all_states = states_of(self.body(**arguments, output_hidden_states=True))
             return [all_states[layer] for layer in self.feature_layers]
         self.states.clear()
         try:

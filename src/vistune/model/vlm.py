@@ -1,8 +1,8 @@
 """The vision-language model: images and text in, hidden states out.
 
-Image slots are in the ids before the model sees them. The tower's features pass the projector and are scattered into
-the text's embeddings; the language model does the rest. The spec, on which processor and model must agree, is read from
-the backbones' configs before any weights.
+The token ids that the model gets already contain the image slots. The projector turns the tower's features into
+embeddings, which replace the embeddings of the slots; then the language model runs. Processor and model must agree on
+the `Spec`. It is read from the backbones' configs before any weights.
 """
 
 from __future__ import annotations
@@ -176,19 +176,19 @@ class VisionLanguageModel(nn.Module):
 
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Return the parameters of each part that a recipe's `learn` can name."""
-        language = list(self.language.named_parameters())
-        newline = [("newline", self.newline)] if self.newline is not None else []
-        return {
-            "vision": list(self.vision.named_parameters()),
-            "projector": [*self.projector.named_parameters(), *newline],
-            "language": [(name, p) for name, p in language if "lora_" not in name],
-            "adapters": [(name, p) for name, p in language if "lora_" in name],
-        }
+        modules = {"vision": self.vision, "projector": self.projector, "language": self.language}
+        named = {part: list(module.named_parameters()) for part, module in modules.items()}
+        parts = {part: [(name, p) for name, p in listed if "lora_" not in name] for part, listed in named.items()}
+        if self.newline is not None:
+            parts["projector"].append(("newline", self.newline))
+        return {**parts, "adapters": [each for listed in named.values() for each in listed if "lora_" in each[0]]}
 
     def projector_state(self, *, keep_vars: bool = False) -> dict[str, Tensor]:
         """Return the projector's tensors and `newline`; with `keep_vars` the parameters themselves."""
         newline = {} if self.newline is None else {"newline": self.newline if keep_vars else self.newline.detach()}
-        return {**self.projector.state_dict(keep_vars=keep_vars), **newline}
+        state = self.projector.state_dict(keep_vars=keep_vars)
+        own = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if "lora_" not in name}
+        return {**own, **newline}
 
     def load_projector(self, state: Mapping[str, Tensor]) -> None:
         """Load what `projector_state` returned. Raises RuntimeError naming tensors that do not fit."""
@@ -209,9 +209,9 @@ class VisionLanguageModel(nn.Module):
                 raise RecipeError(f"learn.{part}: this model has no such part", "remove it from `learn`")
             for _, parameter in parameters:
                 parameter.requires_grad_(part in trainable)
-        self.vision.train("vision" in trainable)
-        self.projector.train("projector" in trainable)
-        self.language.train("language" in trainable or "adapters" in trainable)
+        for part, module in (("vision", self.vision), ("projector", self.projector), ("language", self.language)):
+            adapted = any("lora_" in name for name, _ in module.named_parameters())
+            module.train(part in trainable or (adapted and "adapters" in trainable))
 
     def set_recompute(self, parts: Collection[str]) -> None:
         """Turn on activation checkpointing for these parts: layers keep their inputs and recompute the rest."""
@@ -226,7 +226,8 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def adapted(self) -> bool:
-        return has_adapters(self.language)
+        """Whether any part has adapters."""
+        return has_adapters(self.language) or bool(self.parts()["adapters"])
 
 
 def default_canvases(side: int) -> tuple[tuple[int, int], ...]:

@@ -1,1 +1,1 @@
-"""Memory, FLOPs, time and cost of a recipe, before anything runs."""
+"""Forecast the memory, FLOPs, time and cost of a recipe, before anything runs."""

@@ -3,23 +3,25 @@
 ModelSizes + StageSetup + RowSize -> Memory: bytes of weights, gradients, optimizer, activations, logits, copies
 
 Widths: d is the language model's width, i that of its MLP, q and k those of queries and keys. v is the tower's width, u
-that of its MLP. Each number that autograd keeps for the backward pass takes `wide` = 4 bytes. If a linear layer, an
-attention or an activation function keeps it, it takes `narrow` bytes: 2 under bf16 autocast, otherwise 4. Per layer and
-token, autograd keeps the following bytes (counted tensor by tensor; tests/planner/test_memory.py compares them with
-real layers):
+that of its MLP. A number that autograd keeps for the backward pass takes `narrow` or `wide` bytes. Numbers that linear
+layers, attention and activation functions keep take `narrow` bytes: 2 under bf16 autocast, otherwise 4. All others take
+`wide` bytes: 4. Per layer and token, autograd keeps the following bytes (counted tensor by tensor;
+tests/planner/test_memory.py compares them with real layers):
 
   language, its weights trained  wide 4 d + narrow (a d + 3 q + 2 k + 4 i)        a = 2, in bf16 5
-  language, adapters trained     wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks)
+  language, adapters trained     wide 2 d + narrow (2 q + 2 k + 3 i + inputs of the adapted linear layers
+                                 + rank x number of adapted linear layers)
   language, frozen               wide 2 d + narrow (2 q + 2 k + 3 i)
   tower, its weights trained     wide 2 v + narrow (b v + c u)                    b = 6, in bf16 8; c = 2, quick GELU 3
-  tower, frozen                  nothing is kept; while one layer runs, about 2 v + 4 u
+  tower, frozen                  nothing is kept; while one layer runs, about wide 2 v + narrow 4 u
   a recomputed layer             `wide` for each number of its input; in the backward pass also the lines above, for the
                                  one layer that is being recomputed
   supervised tokens              nothing is kept; during the loss, 2 x wide x vocabulary for each token
                                  of a chunk of 256
 
 In the last layer, the MLP runs on supervised tokens only, so its part (`of_mlp`) is kept for those tokens only, unless
-the layer is recomputed. Under bf16 autocast, each multiplied weight also has a 2-byte copy while its layer is kept.
+the layer is recomputed. Under bf16 autocast, each weight of a matrix multiplication also has a copy of 2 bytes per
+number. The copies of all layers exist at once; only frozen layers that are recomputed have them one layer at a time.
 Each trainable weight takes 4 bytes, its gradient 4 and AdamW's state 8. A quantized weight takes 1.0 bytes (8 bits) or
 0.53 bytes (4 bits).
 """
@@ -40,6 +42,7 @@ from vistune.planner.sizes import (
     StageSetup,
     adapter_layers,
     parameters,
+    tower_adapter_layers,
 )
 from vistune.recipe import Recipe
 
@@ -131,7 +134,7 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     """Compute the bytes kept for a row's backward pass, and the temporary bytes at the peak."""
     d, tiles = sizes.language.width, row.tiles
     features = WIDE * tiles * sizes.slots * (sizes.vision_width + d * (2 * sizes.projector_layers - 1))
-    pixels = tiles * 3 * max(tower.side for tower in sizes.towers) ** 2 * (1 + (WIDE if "vision" in setup.learn else 0))
+    pixels = tiles * 3 * max(tower.side for tower in sizes.towers) ** 2 * (1 + (WIDE if setup.reaches("vision") else 0))
     language = _stack(
         language_layer(sizes.language, setup), WIDE * d, sizes.language.layers, "language" in setup.recompute
     )
@@ -140,8 +143,9 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     tower = tiles * sum(
         each.tokens * _stack(tower_layer(each, setup), WIDE * each.hidden, each.kept, recomputed)
         for each in sizes.towers
-        if "vision" in setup.learn
+        if setup.reaches("vision")
     )
+    tower += tiles * inner_adapter_numbers(sizes, setup)
     inner = setup.narrow * 2 * sizes.language.inner  # gradients inside an MLP
     not_kept: float = 0.0
     transient: float = row.tokens * inner
@@ -153,7 +157,7 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     kept = row.tokens * (language + ends) - not_kept + features + pixels + tower
     frozen = (
         0.0
-        if "vision" in setup.learn
+        if setup.reaches("vision")
         else tiles
         * max(each.tokens * (WIDE * 2 * each.hidden + setup.narrow * 4 * each.inner) for each in sizes.towers)
     )
@@ -171,7 +175,7 @@ def language_layer(shape: LanguageShape, setup: StageSetup) -> float:
     attention, mlp = 2 * q + 2 * k, 3 * i
     if "language" in setup.learn:
         return norms + WIDE * 4 * d + narrow * ((5 if setup.bf16 else 2) * d + attention + q + mlp + i)
-    if setup.lora is None:
+    if setup.lora is None or "language" not in setup.lora.parts:
         return norms + WIDE * 2 * d + narrow * (attention + mlp)
     adapted = adapter_layers(shape, setup.lora)
     inputs = _kept_inputs(adapted, setup)
@@ -204,7 +208,7 @@ def of_mlp(shape: LanguageShape, setup: StageSetup) -> float:
     d, i = shape.width, shape.inner
     if "language" in setup.learn:
         return setup.narrow * ((2 if setup.bf16 else 1) * d + 4 * i)
-    if setup.lora is None:
+    if setup.lora is None or "language" not in setup.lora.parts:
         return setup.narrow * 3 * i
     adapted = [linear for linear in adapter_layers(shape, setup.lora) if not linear.attention]
     inputs = _kept_inputs(adapted, setup)
@@ -221,6 +225,24 @@ def tower_layer(shape: TowerShape, setup: StageSetup) -> float:
     return sums + WIDE * 2 * v + setup.narrow * ((8 if setup.bf16 else 6) * v + inner)
 
 
+def inner_adapter_numbers(sizes: ModelSizes, setup: StageSetup) -> float:
+    """Compute the bytes that adapters of towers and projector keep per tile: their inner states, and dropout's masks.
+
+    Their inputs are counted with the layers.
+    """
+    lora = setup.lora
+    if lora is None:
+        return 0.0
+    masks = setup.mask_bytes if lora.dropout > 0 else 0
+    towers = sum(
+        tower.tokens * (setup.narrow * lora.rank + masks * layer.inside)
+        for tower, layers in zip(sizes.towers, tower_adapter_layers(sizes, lora), strict=False)
+        for layer in layers
+    )
+    projector = sizes.projector_linears if "projector" in lora.parts else ()
+    return towers + sizes.slots * sum(setup.narrow * lora.rank + masks * layer.inside for layer in projector)
+
+
 def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     """Compute the bytes of the bf16 copies of weights. Recomputed frozen layers have them one layer at a time."""
     if not setup.bf16:
@@ -234,7 +256,7 @@ def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
         "language" not in setup.recompute or "language" in setup.learn
     )  # autocast keeps copies of trained weights
     language = HALF * (linear * (shape.layers if all_layers else 1) + adapters)
-    tower = HALF * sum(each.layer * each.kept for each in sizes.towers) if "vision" in setup.learn else 0
+    tower = HALF * sum(each.layer * each.kept for each in sizes.towers) if setup.reaches("vision") else 0
     return head + language + tower + HALF * sizes.projector
 
 
@@ -285,7 +307,8 @@ def checkpoint_bytes(
     stage begins. `before`: parts that were trained before this recipe.
     """
     stage, earlier = recipe.stages[number], {part for each in recipe.stages[:number] for part in each.learn}
-    trained = {"language" if part == "adapters" else part for part in earlier} | {"projector", *before, *stage.learn}
+    merged = {part for each in recipe.stages[:number] if each.lora is not None for part in each.lora.parts}
+    trained = (earlier - {"adapters"}) | merged | {"projector", *before, *stage.learn}
     counts = parameters(sizes, stage.lora)
     whole = 4.0 * sum(counts[part] for part in trained)
     return whole, whole + 8.0 * sum(counts[part] for part in stage.learn)

@@ -1,9 +1,10 @@
-"""Choose what `precision: auto` means for a stage: measure it on this CPU once, and keep the measurement.
+"""Choose fp32 or bf16 for a stage with `precision: auto`: measure both on this CPU once, and keep the measurement.
 
-sizes + stage + load + device -> PrecisionChoice: bf16 if the stage's work is LEAST_SPEEDUP times as fast in it
+sizes + stage + load + device -> PrecisionChoice: bf16 if it makes the stage's work LEAST_SPEEDUP times as fast
 
-A measurement is a file in the cache folder, named by everything that it depends on: CPU, torch, our code, the sizes.
-Later runs read it, so that they choose as the first one did (docs/decisions/0040-measured-precision.md).
+A measurement is a file in the cache folder. The file's name is a hash of everything that the measurement depends on:
+CPU, torch, our code, the sizes. Later runs read it, so they choose the same precision
+(docs/decisions/0040-measured-precision.md).
 """
 
 from __future__ import annotations

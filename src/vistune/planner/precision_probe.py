@@ -3,8 +3,8 @@
 sizes + setup + load -> parts of the stage (a layer of each stack, the head) -> seconds of one pass of each
 
 A pass has the matrix multiplications, attention, norms, activation functions and casts of training, forward and
-backward, on random weights. Multiplications are not enough: in narrow models, norms and casts take as long.
-Seconds are those that one thread spends on a core, so other work on the machine hardly changes them.
+backward, on random weights. Matrix multiplications only would not be enough: in narrow models, norms and casts take as
+long. The seconds are CPU time of one thread, so other work on the machine hardly changes them.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _language_layer(shape: LanguageShape, setup: StageSetup) -> LayerShape:
             gated=True,
             causal=True,
             trained="language" in setup.learn,
-            rank=setup.lora.rank if setup.lora is not None else 0,
+            rank=setup.lora.rank if setup.lora is not None and "language" in setup.lora.parts else 0,
             backward=True,
             tokens=0,
             document=0,
@@ -154,8 +154,8 @@ def _tower_layer(shape: TowerShape, setup: StageSetup) -> LayerShape:
             gated=False,
             causal=False,
             trained=trained,
-            rank=0,
-            backward=trained,
+            rank=setup.lora.rank if setup.lora is not None and "vision" in setup.lora.parts else 0,
+            backward=setup.reaches("vision"),
             tokens=0,
             document=0,
         )

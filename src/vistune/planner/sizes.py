@@ -1,11 +1,13 @@
 """Sizes of a model, of a stage's set-up, and of the rows that a stage reads.
 
-configs -> ModelSizes; a recipe's stage -> StageSetup; planned stage -> Load, which is assumed if there are no data
+configs -> ModelSizes; a recipe's stage -> StageSetup; planned stage -> Load (assumed if the data is not on this
+machine)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -24,7 +26,7 @@ from vistune.model.shapes import (
     VisionConfig,
     config_of,
 )
-from vistune.model.tower_shape import TowerShape, describe_tower, layers_in
+from vistune.model.tower_shape import TowerShape, as_config, describe_tower, layers_in, tower_class
 from vistune.model.vision import specs_of_towers
 from vistune.model.vlm import fused_spec, rules_at_hand, spec_of, tower_sources
 from vistune.planner.language_shape import LanguageShape, LinearMap, language_shape, transformers_config
@@ -42,13 +44,22 @@ SAMPLE_TEXT, SAMPLE_SUPERVISED = 200, 100  # text tokens of an assumed sample, a
 Parallelism = Literal["single", "ddp", "fsdp"]
 
 
+class LinearLayer(NamedTuple):
+    """A linear layer: its full name, and the widths of its input and output."""
+
+    name: str
+    inside: int
+    outside: int
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
     """A model known by its sizes.
 
     Attributes:
         projector: Number of the projector's parameters.
-        projector_layers: Number of its linear layers.
+        projector_linears: Its linear layers.
+        tower_linears: Linear layers of each tower.
         vision_width: Width of the tower's features.
         slots: Image slots per tile.
     """
@@ -56,9 +67,15 @@ class ModelSizes:
     towers: tuple[TowerShape, ...]
     language: LanguageShape
     projector: int
-    projector_layers: int
+    projector_linears: tuple[LinearLayer, ...]
     vision_width: int
     slots: int
+    tower_linears: tuple[tuple[LinearLayer, ...], ...] = ()
+
+    @property
+    def projector_layers(self) -> int:
+        """Number of the projector's linear layers."""
+        return len(self.projector_linears)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,10 @@ class StageSetup:
     processes: int = 1
     bf16_parts: tuple[str, ...] = ()
     on_gpu: bool = False
+
+    def reaches(self, part: str) -> bool:
+        """Return whether weights or adapters of a part are trained, so that gradients pass through it."""
+        return part in self.learn or (self.lora is not None and part in self.lora.parts)
 
     @property
     def narrow(self) -> int:
@@ -143,8 +164,28 @@ def sizes_of(
     with torch.device("meta"):
         projector = projector_named(model.projector).build(spec.vision_width, language.width)
     count = sum(p.numel() for p in projector.parameters()) + (language.width if model.image_mode == "anyres" else 0)
-    linear = sum(isinstance(module, nn.Linear) for module in projector.modules())
-    return ModelSizes(towers, language, count, linear, spec.vision_width, spec.slots_per_image), spec
+    linears = tuple(
+        _linears_of_tower(vision, own, cut=cut) for vision, own in zip(visions, specs_of_towers(spec), strict=True)
+    )
+    sizes = ModelSizes(towers, language, count, _linears(projector), spec.vision_width, spec.slots_per_image, linears)
+    return sizes, spec
+
+
+def _linears(module: nn.Module) -> tuple[LinearLayer, ...]:
+    return tuple(
+        LinearLayer(name, layer.in_features, layer.out_features)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    )
+
+
+def _linears_of_tower(vision: VisionConfig, spec: Spec, *, cut: bool) -> tuple[LinearLayer, ...]:
+    """Return the linear layers of a tower that ends at its feature layer."""
+    from vistune.model.vision import VisionTower
+
+    config = deepcopy(as_config(vision))  # building the tower changes it
+    with torch.device("meta"):
+        return _linears(VisionTower(tower_class(config, spec.space)(config), spec, cut=cut).tower)
 
 
 def sizes_of_loaded(model: Model, loaded: VisionLanguageModel) -> tuple[ModelSizes, Spec]:
@@ -178,7 +219,12 @@ def spec_without_weights(
 
 
 def adapter_layers(shape: LanguageShape, lora: Lora) -> list[LinearMap]:
-    """Return the linear maps of the layers that get adapters. Raises RecipeError if there are none."""
+    """Return the linear maps of the language model's layers that get adapters.
+
+    Raises RecipeError if `lora` names the language model, and none of its layers.
+    """
+    if "language" not in lora.parts:
+        return []
     targets = set(lora.targets or ("all-linear",))
     chosen = {target.rsplit(".", 1)[-1] for target in targets}
     adapted = [
@@ -198,6 +244,30 @@ def adapter_layers(shape: LanguageShape, lora: Lora) -> list[LinearMap]:
     return adapted
 
 
+def adapter_size(layer: LinearLayer, lora: Lora) -> int:
+    """Return the number of parameters of a layer's adapters."""
+    return lora.rank * (layer.inside + layer.outside) + (layer.outside if lora.dora else 0)
+
+
+def tower_adapter_layers(sizes: ModelSizes, lora: Lora) -> list[list[LinearLayer]]:
+    """Return the layers of each tower that get adapters."""
+    if "vision" not in lora.parts:
+        return [[] for _ in sizes.tower_linears]
+    patterns = set(lora.targets or ("all-linear",))
+
+    def chosen(name: str) -> bool:
+        ends = any(f".{name}".endswith(f".{pattern}") for pattern in patterns)
+        return ends or "all-linear" in patterns or ("attention" in patterns and "atten" in name.lower())
+
+    return [[layer for layer in layers if chosen(layer.name)] for layers in sizes.tower_linears]
+
+
+def inner_adapter_layers(sizes: ModelSizes, lora: Lora) -> list[LinearLayer]:
+    """Return the layers of towers and projector that get adapters."""
+    towers = [layer for layers in tower_adapter_layers(sizes, lora) for layer in layers]
+    return [*towers, *(sizes.projector_linears if "projector" in lora.parts else ())]
+
+
 def parameters(sizes: ModelSizes, lora: Lora | None = None) -> dict[str, int]:
     """Count the parameters of each part that a recipe's `learn` can name."""
     adapters = 0.0
@@ -205,6 +275,7 @@ def parameters(sizes: ModelSizes, lora: Lora | None = None) -> dict[str, int]:
         for linear in adapter_layers(sizes.language, lora):
             each = lora.rank * (linear.inside + linear.outside) + (linear.outside if lora.dora else 0)
             adapters += sizes.language.layers * linear.count * each
+        adapters += sum(adapter_size(layer, lora) for layer in inner_adapter_layers(sizes, lora))
     counts = {
         "vision": sum(tower.parameters for tower in sizes.towers),
         "projector": sizes.projector,

@@ -219,11 +219,11 @@ def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
 
 def stage_facts(stage: Stage, structure: Structure, model: VisionLanguageModel) -> StageFacts:
     """Return the values of a stage's diagram. Raises RecipeError if the stage trains a part that the model lacks."""
-    from vistune.model import add_adapters
+    from vistune.model.part_adapters import put_adapters
 
     if stage.lora is not None:  # adapters change the layers themselves, so they get a model of their own
         model = without_weights(structure)
-        model.language = add_adapters(model.language, stage.lora)
+        put_adapters(model, stage.lora)
     model.set_trainable(stage.learn)
     return StageFacts(
         name=stage.name,

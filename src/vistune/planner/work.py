@@ -8,9 +8,9 @@ FLOPs that a row needs, for MFU; recomputed activations do not count. `work_of_s
 computes, for the forecast of time: recomputed layers run forward twice, and attention computes its scores again in the
 backward pass.
 
-Time is FLOPs divided by a rate, plus the bytes that are read and written outside of matrix multiplications (with
-AdamW's 36 bytes per trainable number and step) divided by a bandwidth. Rate and bandwidth are measured on this CPU. For
-a GPU they are an assumption: a share of the values in its data sheet.
+Time is the sum of two terms: FLOPs / rate, and bytes / bandwidth. The bytes are those that are read and written outside
+of matrix multiplications. They include 36 bytes per trainable number and step, for clipping and AdamW. Rate and
+bandwidth are measured on this CPU. For a GPU they are an assumption: a share of the values in its data sheet.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ from vistune.model.language import last_mlp, unwrap
 from vistune.model.precision import matmul_precision
 from vistune.model.trial import decoder_of
 from vistune.planner.memory import language_layer
-from vistune.planner.sizes import Load, ModelSizes, StageSetup, adapter_layers, parameters
+from vistune.planner.sizes import (
+    Load,
+    ModelSizes,
+    StageSetup,
+    adapter_layers,
+    adapter_size,
+    parameters,
+    tower_adapter_layers,
+)
 from vistune.types import Batch
 
 ATTENTION_PASSES = 3.5  # forward, two gradients of each product, and the scores again in the backward pass
@@ -170,16 +178,27 @@ def work_of_sizes(sizes: ModelSizes, setup: StageSetup) -> Work:
             for linear in adapter_layers(shape, setup.lora)
         ]
     last = 0.0 if recomputed else sum(work for is_attention, work in works if not is_attention)
-    tower_passes = products(backward=vision, trainable=vision, recomputed=vision and "vision" in setup.recompute)
-    projector_passes = products(backward=vision, trainable="projector" in setup.learn)
+    reached = setup.reaches("vision")
+    tower_passes = products(backward=reached, trainable=vision, recomputed=reached and "vision" in setup.recompute)
+    projector_passes = products(backward=reached, trainable="projector" in setup.learn)
     tower_flops = sum(
         2 * 3 * tower.side**2 * tower.hidden
         + tower.kept * (2 * tower.tokens * tower.layer + 4 * tower.tokens**2 * tower.hidden)
         for tower in sizes.towers
     )
+    tower_adapters = projector_adapters = 0.0
+    if setup.lora is not None:
+        passes = 3 + ("vision" in setup.recompute)  # forward, gradients of inputs and of weights
+        tower_adapters = sum(
+            2.0 * tower.tokens * adapter_size(layer, setup.lora) * passes
+            for tower, layers in zip(sizes.towers, tower_adapter_layers(sizes, setup.lora), strict=False)
+            for layer in layers
+        )
+        linears = sizes.projector_linears if "projector" in setup.lora.parts else ()
+        projector_adapters = sum(2.0 * sizes.slots * adapter_size(layer, setup.lora) * 3 for layer in linears)
     return Work(
-        tower=tower_flops * tower_passes,
-        projector=2 * sizes.slots * sizes.projector * projector_passes,
+        tower=tower_flops * tower_passes + tower_adapters,
+        projector=2 * sizes.slots * sizes.projector * projector_passes + projector_adapters,
         token=shape.layers * sum(work for _, work in works) - last,
         pair=4 * shape.query_width * shape.layers * (ATTENTION_PASSES + recomputed),
         supervised=2 * shape.embedding * products(backward=True, trainable=language) + last,
@@ -250,7 +269,7 @@ def traffic(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
     all_trainable = replace(setup, learn=("language",), lora=None)
     language = load.tokens * sizes.language.layers * language_layer(sizes.language, all_trainable)
     tower = load.tiles * sum(each.tokens * each.kept * (8 * each.hidden + 4 * each.inner) for each in sizes.towers)
-    tower *= setup.narrow * (3 if "vision" in setup.learn else 1)
+    tower *= setup.narrow * (3 if setup.reaches("vision") else 1)
     if setup.lora is not None:  # each adapter's output is scaled and added to its layer's, forward and backward
         outputs = sum(m.count * m.outside for m in adapter_layers(sizes.language, setup.lora))
         language += load.tokens * sizes.language.layers * setup.narrow * 2 * outputs

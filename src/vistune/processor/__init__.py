@@ -1,6 +1,7 @@
 """Turn samples into examples: chat templates, tokens, image tiles."""
 
 from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_image
+from vistune.processor.pairs import encode_pair, pair_sides
 from vistune.processor.processor import Processor, blank_batch, collate
 from vistune.processor.templates import chat_template, templates
 from vistune.processor.tiles import View, load_tiles, views_of
@@ -16,10 +17,12 @@ __all__ = [
     "chat_template",
     "collate",
     "default_template",
+    "encode_pair",
     "load_bytes",
     "load_tiles",
     "load_tokenizer",
     "open_image",
+    "pair_sides",
     "save_tokenizer",
     "templates",
     "views_of",

@@ -21,6 +21,7 @@ from PIL import Image
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
 from vistune.processor.images import image_size
+from vistune.processor.template_defaults import without_generation_marks
 from vistune.processor.templates import BOS, EOS, Control, TextPiece, chat_template
 from vistune.processor.tiles import (
     blank_tiles,
@@ -139,7 +140,7 @@ class Processor:
 
     @property
     def chat_template(self) -> str:
-        """The template as Jinja source with which transformers gives the same ids as this processor."""
+        """The template as Jinja source with which transformers gives the same ids and masks as this processor."""
         if isinstance(self.template, TokenizerTemplate):
             return self.template.source_for_parts
         return chat_template(
@@ -149,6 +150,11 @@ class Processor:
             spaced=bool(self._encoder.guard) and not self._encoder.restarts,
             hides=bool(self._encoder.lead),
         )
+
+    @property
+    def portable_chat_template(self) -> str:
+        """The chat template without `{% generation %}`, as programs other than transformers parse it."""
+        return without_generation_marks(self.chat_template)
 
     def encode_ids(self, sample: Sample) -> Encoded:
         """Return ids and labels with image slots expanded; no pixel is decoded."""
@@ -290,7 +296,7 @@ def _tuples(value: Any) -> Any:
 
 def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
     """Join examples to one packed row. A row without images carries one blank tile."""
-    lengths = [len(example) for example in examples]
+    lengths = [length for example in examples for length in example.documents or (len(example),)]
     labels = torch.cat([example.labels for example in examples])
     starts = torch.tensor([0, *lengths]).cumsum(0)
     images = [example.images for example in examples if len(example.images)]  # all tiles, or all their features
@@ -308,6 +314,7 @@ def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
         ids=tuple(ids),
         slots=_joined_slots((example.slots, len(example.images)) for example in examples),
         grids=(torch.cat(grids) if images else ONE_PATCH) if grids else None,
+        pair_documents=len(examples[0].documents),
     )
 
 

@@ -39,6 +39,18 @@ def with_defaults(source: str) -> str:
     return THINKING_OFF + source if "enable_thinking" in free else source
 
 
+def without_generation_marks(source: str) -> str:
+    """Return Jinja source that renders the same without `{% generation %}`, which only transformers' Jinja parses.
+
+    The marks become `{% if true %}`, so that whitespace around them is treated as before.
+    """
+
+    def plain(mark: re.Match[str]) -> str:
+        return re.sub("endgeneration", "endif", mark[0]) if mark[1] else re.sub("generation", "if true", mark[0])
+
+    return GENERATION.sub(plain, source)
+
+
 def fixed_date(today: date) -> str:
     """Return Jinja source that defines `strftime_now` as the function of a fixed date."""
     values = {directive: today.strftime(directive) for directive in DATE_DIRECTIVES}

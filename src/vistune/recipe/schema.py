@@ -29,6 +29,7 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 TOWERS = ("vision", "vision_2")  # names of a model's towers in its folder
 FeatureLayer = Annotated[int, Field(le=-1), BeforeValidator(_unquoted)]
 Part = Literal["vision", "projector", "language", "adapters"]
+AdaptedPart = Literal["language", "vision", "projector"]
 
 
 class Strict(BaseModel):
@@ -105,7 +106,13 @@ def _names(value: object) -> object:
 
 
 class Lora(Strict):
-    """Low-rank adapters on the language model (arXiv 2106.09685). Needs `learn.adapters` in the same stage."""
+    """Low-rank adapters (arXiv 2106.09685). Needs `learn.adapters` in the same stage."""
+
+    parts: Annotated[tuple[AdaptedPart, ...], BeforeValidator(_names), Field(min_length=1)] = Field(
+        default=("language",),
+        description="Parts that get adapters: `language`, `vision`, `projector`. All are trained at the rate of "
+        "`learn.adapters`.",
+    )
 
     rank: int = Field(default=128, ge=1, description="Rank of the adapters.")
     alpha: float = Field(default=256, gt=0, allow_inf_nan=False, description="Adapters are scaled by `alpha / rank`.")
@@ -113,7 +120,8 @@ class Lora(Strict):
     targets: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_names)] = Field(
         default=None,
         description="Which layers get adapters: `all-linear`, `attention`, or the ends of layer names, such as "
-        "`[q_proj, v_proj]`. Default: all linear layers except the head.",
+        "`[q_proj, v_proj]`. Default: all linear layers except the head. In the projector, all linear layers get "
+        "adapters.",
     )
     dora: bool = Field(default=False, description="DoRA: train the magnitude of each weight separately.")
     rslora: bool = Field(default=False, description="rsLoRA: scale by `alpha / sqrt(rank)`.")
@@ -179,6 +187,54 @@ def _shards(value: object) -> object:
     return {"files": value} if isinstance(value, str | list | tuple) else value
 
 
+class Preference(Strict):
+    """The loss of a stage with `objective: dpo`. Pairs are described in [preference
+    tuning](../how-to/preference-tuning.md)."""
+
+    loss: Literal["dpo", "ipo", "simpo", "orpo"] = Field(
+        default="dpo",
+        description="`dpo` (arXiv 2305.18290), `ipo` (2310.12036), `simpo` (2405.14734) or `orpo` (2403.07691). The "
+        "last two need no reference model.",
+    )
+    beta: float = Field(
+        default=0.1, gt=0, le=100, description="How strongly the loss reacts to the difference of the two answers."
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="dpo and simpo: share of pairs that are assumed to be swapped."
+    )
+    margin: float = Field(default=0.0, ge=0, le=100, description="simpo: target margin (gamma in the paper).")
+    sft_weight: float = Field(
+        default=0.0, ge=0, le=100, description="Weight of the mean cross-entropy of the chosen answer, which is added."
+    )
+    image_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Weight of mDPO's image term (arXiv 2406.11839): the chosen answer must be more likely with the "
+        "image than with a small part of it. Computes a third document per pair.",
+    )
+    anchor_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Weight of mDPO's anchor: the chosen answer must not become less likely than in the reference.",
+    )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.loss in ("dpo", "ipo")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Preference:
+        if self.label_smoothing and self.loss not in ("dpo", "simpo"):
+            raise ValueError(f"`label_smoothing` is not used by the loss {self.loss}: remove it")
+        if self.margin and self.loss != "simpo":
+            raise ValueError(f"`margin` is not used by the loss {self.loss}: remove it")
+        if (self.image_weight or self.anchor_weight) and not self.needs_reference:
+            raise ValueError("`image_weight` and `anchor_weight` need a reference: use the loss dpo or ipo")
+        return self
+
+
 class Stage(Strict):
     """One stage of training: which parts are trainable, on which data, for how long."""
 
@@ -190,7 +246,15 @@ class Stage(Strict):
         description="Trainable parts and their peak learning rates: `vision`, `projector`, `language`, `adapters`. "
         "Every part that is not listed is frozen."
     )
-    lora: Lora | None = Field(default=None, description="Adapters on the language model. Needs `learn.adapters`.")
+    objective: Literal["sft", "dpo"] = Field(
+        default="sft",
+        description="`sft` trains on answers, `dpo` on preference pairs: chosen answers become more likely than "
+        "rejected ones. The reference is the model with which the stage begins.",
+    )
+    preference: Preference | None = Field(
+        default=None, description="The loss of `objective: dpo`. Default: DPO with beta 0.1."
+    )
+    lora: Lora | None = Field(default=None, description="Adapters. Need `learn.adapters`.")
     quantize: Literal[4, 8] | None = Field(
         default=None,
         description="Bits of the frozen language model under the adapters (QLoRA, arXiv 2305.14314). Last stage only.",
@@ -271,17 +335,40 @@ class Stage(Strict):
             raise ValueError("`samples_per_step` and `tokens_per_step` exclude each other: keep one")
         if self.shards is not None:
             self._stream()
+        if self.preference is not None and self.objective != "dpo":
+            raise ValueError("`preference` needs `objective: dpo` in the same stage")
+        if self.objective == "dpo" and self.shards is not None:
+            raise ValueError("`objective: dpo` needs `data`: the reference is computed before the first step")
+        if self.pair_documents > 2 and self.cache_features == "on":
+            raise ValueError("`preference.image_weight` shows parts of images, whose features cannot be kept: "
+                             "remove `cache_features`")  # fmt: skip
         if not self.learn:
             raise ValueError("`learn` is empty: name at least one part and its rate")
         if "adapters" in self.learn and self.lora is None:
             raise ValueError("`learn.adapters` needs a `lora` section in the same stage")
         if self.lora is not None and "adapters" not in self.learn:
             raise ValueError("`lora` needs `learn.adapters`, the adapters' rate")
-        if self.lora is not None and "language" in self.learn:
-            raise ValueError("`learn.language` (full) and `lora` exclude each other: keep one")
+        for part in self.lora.parts if self.lora is not None else ():
+            if part in self.learn:
+                raise ValueError(f"`learn.{part}` (full) and `lora` on the {part} exclude each other: keep one")
         if self.quantize is not None and self.lora is None:
             raise ValueError("`quantize` needs `lora` in the same stage: quantised weights cannot be trained")
         return self
+
+    def reaches(self, part: str) -> bool:
+        """Return whether the stage trains weights or adapters of a part, so that gradients pass through it."""
+        return part in self.learn or (self.lora is not None and part in self.lora.parts)
+
+    @property
+    def preference_loss(self) -> Preference | None:
+        """The loss on preference pairs; None for other objectives."""
+        return (self.preference or Preference()) if self.objective == "dpo" else None
+
+    @property
+    def pair_documents(self) -> int:
+        """Documents of a preference pair: 3 with the image term; 0 for other objectives."""
+        loss = self.preference_loss
+        return 0 if loss is None else 3 if loss.image_weight else 2
 
     def _stream(self) -> None:
         """Check what shards need: the number of records is unknown, and each row of a step reads its own shards."""
@@ -462,7 +549,7 @@ class Recipe(Strict):
             raise ValueError(
                 f"the model's `image_mode` is {mode}, so stage {own[0]} cannot have another one: remove it there"
             )
-        changed = [stage.name for stage in self.stages[:-1] if {"language", "adapters"} & set(stage.learn)]
+        changed = [stage.name for stage in self.stages[:-1] if stage.reaches("language")]
         if self.stages[-1].quantize is not None and changed:
             raise ValueError(
                 f"`quantize` loads the original language model, but stage {changed[0]} trains it: "

@@ -6,7 +6,6 @@ from vistune.records.conversations import (
     OTHER_MEDIA,
     Turn,
     Turns,
-    columns_read,
     image_names,
     marker_like,
     names_to_suggest,
@@ -26,7 +25,8 @@ from vistune.records.errors import (
     unread_fields,
 )
 from vistune.records.images import ImageFolders, folders_next_to
-from vistune.records.reading import SUFFIXES, kind_of_file, open_file, read_records, read_values
+from vistune.records.pairs import RECORD_FIELDS, columns_read, is_pair
+from vistune.records.reading import GENERATED_FILES, SUFFIXES, kind_of_file, open_file, read_records, read_values
 from vistune.records.samples import (
     images_in_place,
     kind_of,
@@ -39,8 +39,10 @@ from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpac
 
 __all__ = [
     "FORMS",
+    "GENERATED_FILES",
     "MARKER",
     "OTHER_MEDIA",
+    "RECORD_FIELDS",
     "SUFFIXES",
     "DataFile",
     "ImageFolders",
@@ -55,6 +57,7 @@ __all__ = [
     "folders_next_to",
     "image_names",
     "images_in_place",
+    "is_pair",
     "kind_of",
     "kind_of_file",
     "lines_of",

@@ -137,13 +137,6 @@ FORMS: Mapping[str, Form] = {  # by the field that identifies the form
 }
 
 
-def columns_read() -> frozenset[str]:
-    """Return every field that some form reads or refuses by name: the parquet columns that must be decoded."""
-    own = (name for form in FORMS.values() for name in form.fields)
-    more = (f"{name}{between}{number}" for name in ("image", "img") for between in ("", "_") for number in range(10))
-    return frozenset({*EVERY_FORM, *OTHER_IMAGE_NAMES, *FORMS, *own, *more})
-
-
 def names_to_suggest() -> frozenset[str]:
     """Return the fields that are read, nested ones by their path, for "did you mean" next to an unread field."""
     nested = {f"{form}[].{name}" for form in ("conversations", "messages") for name in TURN_FIELDS}
@@ -205,11 +198,16 @@ def _either(turn: Fields, names: tuple[str, str], path: str, location: str) -> t
 
 def _role(given: tuple[str, Any], location: str, path: str) -> Role:
     key, content = given
-    role = SPEAKERS.get(content.strip().lower()) if isinstance(content, str) else None
+    role = role_named(content)
     if role is None:
         hint = "use human, gpt, system, or user, assistant, system"
         raise RecordError(location, f"{path}.{key}", f"unknown speaker {shown(content)}", hint)
     return role
+
+
+def role_named(name: object) -> Role | None:
+    """Return the role that a turn's `from` or `role` names, in upper or lower case; None if it is not known."""
+    return SPEAKERS.get(name.strip().lower()) if isinstance(name, str) else None
 
 
 def _is_supervised(turn: Fields, role: Role, location: str, path: str) -> bool:

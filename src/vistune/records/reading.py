@@ -25,6 +25,7 @@ JSON = (".json", ".jsonl", ".ndjson")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TARS = (".tar", ".tar.gz", ".tgz")
 SUFFIXES = (*JSON, *SEPARATORS, ".parquet", *TARS)
+GENERATED_FILES = ("samples.json", "messages.jsonl")  # the files that `generate` writes into a folder
 # Formats that are not read, and what to do with such a file.
 NOT_READ = {
     ".arrow": "save it as parquet: datasets.load_from_disk(…).to_parquet(FILE)",

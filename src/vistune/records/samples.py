@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 
 from vistune.errors import reason_of
@@ -26,10 +27,14 @@ from vistune.records.conversations import (
     Turns,
     listed_images,
     means_images,
+    split_markers,
 )
 from vistune.records.errors import RecordError, shown, text
 from vistune.records.images import ImageFolders
-from vistune.types import Message, Part, Sample
+from vistune.records.pairs import is_pair, read_pair
+from vistune.types import PREFERENCE, Message, Part, Sample
+
+NO_IMAGE = "a preference pair without an image"
 
 
 def read_sample(
@@ -39,8 +44,11 @@ def read_sample(
 
     `warnings` counts missing parts that were filled in, `unread` counts the fields that are not read.
     """
+    counted = Counter[str]() if unread is None else unread
+    if is_pair(record):
+        return _read_pair(record, location, images, warnings, counted)
     name = form_of(record, location)
-    form, counted = FORMS[name], Counter[str]() if unread is None else unread
+    form = FORMS[name]
     if others := record.keys() - EVERY_FORM - {name}:
         counted.update(field for field in others if field not in form.fields)
         refuse_other_names(record, others.difference(form.fields), location)
@@ -50,6 +58,26 @@ def read_sample(
     messages = images_in_place(turns, location, images, warnings)
     _check_turns(messages, turns.turns, location, name)
     return Sample(_id(record, location, warnings), messages, kind=kind_of(record, location), origin=location)
+
+
+def _read_pair(
+    record: Fields, location: str, images: ImageFolders, warnings: Counter[str], unread: Counter[str]
+) -> Sample:
+    """Parse a preference pair; its messages end with the chosen answer."""
+    pair = read_pair(record, location, unread)
+    turns = pair.conversation.get("conversations") or pair.conversation["messages"]
+    has_parts = any(isinstance(turn.get("content"), list) for turn in turns)  # which may name images
+    if not has_parts and not any(listed_images(record.get(name)) for name in ("image", "images")):
+        refuse_other_names(record, record.keys() - EVERY_FORM, location)
+        raise RecordError(location, "image", NO_IMAGE, "name the image of its prompt")
+    sample = read_sample(pair.conversation, location, images, warnings, unread)
+    if not sample.images:
+        raise RecordError(location, "image", NO_IMAGE, "name the image of its prompt")
+    parts = split_markers(pair.rejected)
+    if not all(isinstance(part, str) for part in parts):
+        raise RecordError(location, "rejected", "an image in an answer", f"the text {MARKER} is written {ESCAPED}")
+    rejected = Message("assistant", tuple(part for part in parts if isinstance(part, str)))
+    return replace(sample, kind=kind_of(record, location), rejected=rejected)
 
 
 def _read(form: Form, name: str, record: Fields, location: str, unread: Counter[str]) -> Turns:
@@ -85,7 +113,8 @@ def form_of(record: Fields, location: str) -> str:
 
 
 def kind_of(record: Fields, location: str) -> str:
-    return text(record.get("kind") or "", location, "kind")
+    """Return the record's kind; a pair without one is of the kind `preference`."""
+    return text(record.get("kind") or (PREFERENCE if is_pair(record) else ""), location, "kind")
 
 
 def _id(record: Fields, location: str, warnings: Counter[str]) -> str:

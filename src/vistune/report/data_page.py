@@ -15,8 +15,15 @@ from markupsafe import Markup
 
 from vistune.errors import DataError
 from vistune.files import read_json_if_there, read_jsonl, write_atomic
-from vistune.grounding.guessing import QUESTION_TYPES, conversations_of, measure_guessing, question_type
-from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
+from vistune.grounding.guessing import (
+    QUESTION_TYPES,
+    answer_pairs_of,
+    conversations_of,
+    measure_guessing,
+    measure_pair_guessing,
+    question_type,
+)
+from vistune.records import MARKER, RECORD_FIELDS, ImageFolders, columns_read, open_data, read_sample
 from vistune.report import plots
 from vistune.report.rendering import (
     Labels,
@@ -60,7 +67,6 @@ def write_data_report(
         "lengths": length_plots(records, labels) if records else None,
         "questions": question_types(records) if records else None,
         "guessing": guessing(data, records) if records else None,
-        "verb_nouns": verb_nouns(records) if records else None,
         "near_duplicates": near_duplicates,
         "samples": samples(folder, images, records) if records else None,
         "rejects": rejects(data / "rejects.jsonl") if data.is_dir() else None,
@@ -92,7 +98,7 @@ def read_records(data: Path) -> list[Row] | None:
             return None
         raise DataError(f"{data}: no such file", "name a data file, a folder that `generate` wrote, or a run")
     file = open_data(path, columns_read())
-    return [_in_llava_form(record.value, record.location, file.images) for record in file.records(FORMS)]
+    return [_in_llava_form(record.value, record.location, file.images) for record in file.records(RECORD_FIELDS)]
 
 
 def _in_llava_form(value: object, location: str, inner_images: Path | None) -> Row:
@@ -117,7 +123,15 @@ def _in_llava_form(value: object, location: str, inner_images: Path | None) -> R
     image = str(sample.images[0].source) if sample.images else None
     if image is not None and inner_images is not None and (inner_images / image).is_file():
         image = str(inner_images / image)
-    return {**value, "kind": sample.kind or "–", "image": image, "language": language, "conversations": conversations}
+    pair = {} if sample.rejected is None else {"chosen": sample.messages[-1].text, "rejected": sample.rejected.text}
+    return {
+        **value,
+        **pair,
+        "kind": sample.kind or "–",
+        "image": image,
+        "language": language,
+        "conversations": conversations,
+    }
 
 
 def counts(data: Path, records: Sequence[Row] | None) -> Values | None:
@@ -218,20 +232,6 @@ def _by_reason(rejected: Iterable[Row], listed: int) -> list[tuple[str, int, lis
     return [(reason, count, first[reason]) for reason, count in reasons.most_common()]
 
 
-_EN_DETERMINERS = frozenset(("the", "a", "an", "his", "her", "its", "their", "some", "two", "three", "several"))
-_EN_FUNCTION_WORDS = _EN_DETERMINERS | set(re.findall(r"\w+", """
-    this that these other of to and in on at for with by near from into onto over under up down out off next front as
-    behind beside around through along across together against towards himself herself itself themselves while
-"""))  # fmt: skip
-_EN_NOT_VERBS = frozenset(
-    ("dining", "parking", "living", "building", "ceiling", "evening", "morning", "during", "clothing")
-)
-_EN_PAIR = re.compile(
-    rf"\b([a-z]{{3,}}ing)\s+((?:(?:{'|'.join(sorted(_EN_DETERMINERS))})\s+)?(?:[a-z]+\s+)?[a-z]{{3,}})"
-)
-_KO_PAIR = re.compile(r"([가-힣]{1,8})[을를]\s+([가-힣]{1,6}?)(?:고|며|면서|는|은|아|어|여|해|하|기|려|었|았|습|니)")
-
-
 def question_types(records: Iterable[Row]) -> dict[str, Counter[str]]:
     """Count the questions by type and language, with simple rules for English and Korean."""
     counted: dict[str, Counter[str]] = {name: Counter() for name in QUESTION_TYPES}
@@ -247,21 +247,5 @@ def guessing(data: Path, records: Sequence[Row]) -> list[Row]:
     generated: Row = (read_json_if_there(data / "generate.json") if data.is_dir() else None) or {}
     if "guessing" in generated:
         return list(generated["guessing"])
-    return [result.to_dict() for result in measure_guessing(conversations_of(records))]
-
-
-def verb_nouns(records: Iterable[Row]) -> list[tuple[str, str, int]]:
-    """Return the most frequent (verb, noun, count) of the answers.
-
-    In English a pair is an -ing form and its object, in Korean an object (을/를) and its verb.
-    """
-    pairs: Counter[tuple[str, str]] = Counter()
-    for _, answer in _turns(records, "gpt"):
-        text = answer.lower()
-        for verb, phrase in _EN_PAIR.findall(text):
-            nouns = [word for word in phrase.split() if word not in _EN_FUNCTION_WORDS]
-            if nouns and verb not in _EN_NOT_VERBS:
-                pairs[verb, nouns[-1]] += 1
-        for noun, verb in _KO_PAIR.findall(text):
-            pairs[verb, noun] += 1
-    return [(verb, noun, count) for (verb, noun), count in pairs.most_common(15)]
+    results = [*measure_guessing(conversations_of(records)), *measure_pair_guessing(answer_pairs_of(records))]
+    return [result.to_dict() for result in results]

@@ -1,6 +1,7 @@
 """Save, load and verify a model folder.
 
-FOLDER/{recipe.yaml, parts.json, projector.safetensors, tokenizer/, [vision/, language/, adapter/], manifest.json}
+FOLDER/{recipe.yaml, parts.json, projector.safetensors, tokenizer/, manifest.json,
+        [vision/, language/, adapter/ (of the language model), adapters.safetensors (of tower and projector)]}
 Trained parts are stored as weights. A part that was never trained is stored as a reference to its source, with the
 checksum of its config. The manifest contains the checksum of every file.
 """
@@ -22,13 +23,15 @@ from vistune.errors import CheckpointError, DataError, DiskError, VistuneError
 from vistune.files import committed_folder, read_json, sha256_of, write_atomic, write_json
 from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_towers
 from vistune.model.language import load_language, unwrap
-from vistune.model.lora import with_empty_adapters
+from vistune.model.lora import has_adapters, with_empty_adapters
+from vistune.model.part_adapters import inner_adapters, load_inner, plain_state, settings_of
 from vistune.model.peft_folder import read_adapters
 from vistune.model.quiet import without_bars
 from vistune.processor import Processor
 from vistune.recipe import TOWERS, Recipe, dump, source_of
 
-FORMAT = 1
+FORMAT, FORMAT_OF_INNER_ADAPTERS = 1, 2
+INNER_ADAPTERS = "adapters.safetensors"
 BACKBONES = (*TOWERS, "language")
 
 
@@ -44,6 +47,7 @@ class Snapshot:
     vision: State | None = None
     vision_2: State | None = None
     language: State | None = None
+    inner_adapters: State | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for part in fields(self):
@@ -68,15 +72,17 @@ def snapshot(
                 taken[id(tensor)] = take(tensor.detach())
         return {name: taken[id(tensor)] for name, tensor in state.items()}
 
-    adapter = _own_state(model.language) if model.adapted else {}
+    adapter = _own_state(model.language) if has_adapters(model.language) else {}
+    inner = inner_adapters(model)
     return Snapshot(
         projector=take_all(model.projector_state(keep_vars=True)),
         adapter=take_all({name: tensor for name, tensor in adapter.items() if "lora_" in name}),
         **{
-            part: take_all(_own_state(tower.tower)) if "vision" in trained else None
+            part: take_all(plain_state(_own_state(tower.tower))) if "vision" in trained else None
             for part, tower in zip(TOWERS, model.vision.towers, strict=False)
         },
         language=take_all(language_state(model, keep_vars=True)) if "language" in trained else None,
+        inner_adapters=take_all(inner) if inner else None,
     )
 
 
@@ -115,7 +121,7 @@ def save(
                 tower.tower.save_pretrained(draft / part, state_dict=dict(state))
         if tensors.language is not None:
             unwrap(model.language).save_pretrained(draft / "language", state_dict=dict(tensors.language))
-            if model.adapted:  # PEFT reads the base from here: the adapters belong to these weights
+            if has_adapters(model.language):  # PEFT reads the base from here: the adapters belong to these weights
                 adapters: Any = model.language
                 adapters.active_peft_config.base_model_name_or_path = str(folder.absolute() / "language")
         _save_own_parts(model, processor, draft, tensors)
@@ -124,9 +130,7 @@ def save(
             part: _reference(part, source, getattr(tensors, part) is not None)
             for part, source in recipe.model.backbones.items()
         }
-        write_json(
-            draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": dict(extra or {})}
-        )
+        write_json(draft / "parts.json", {**_adapters_of(model), **parts, "extra": dict(extra or {})})
         write_more(draft)
         write_manifest(draft)
 
@@ -154,7 +158,7 @@ def save_imported(
             for part in ("vision", "language")
         }
         extra = {"finished": True, "origin": dict(origin)}
-        write_json(draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": extra})
+        write_json(draft / "parts.json", {**_adapters_of(model), **parts, "extra": extra})
         write_manifest(draft)
 
 
@@ -183,10 +187,25 @@ def _disk_reason(error: Exception) -> str | None:
 def _save_own_parts(model: VisionLanguageModel, processor: Processor, folder: Path, stored: Snapshot) -> None:
     """Write what every model folder contains: projector, adapters if there are any, tokenizer and spec."""
     save_file({name: t.contiguous() for name, t in stored.projector.items()}, folder / "projector.safetensors")
-    if model.adapted:
+    if stored.inner_adapters is not None:
+        tensors = {name: tensor.contiguous() for name, tensor in stored.inner_adapters.items()}
+        save_file(tensors, folder / INNER_ADAPTERS)
+    if has_adapters(model.language):
         adapter = {"state_dict": dict(stored.adapter), "save_embedding_layers": False}
         model.language.save_pretrained(folder / "adapter", **adapter)  # type: ignore[operator]
     processor.save(folder / "tokenizer")
+
+
+def _adapters_of(model: VisionLanguageModel) -> dict[str, Any]:
+    """Return the format and the adapters for parts.json.
+
+    Folders with adapters on other parts than the language model have a newer format: an older vistune would read them
+    without these adapters.
+    """
+    inner = {name: dict(settings) for name, settings in settings_of(model).items()}
+    adapter = {"adapter": has_adapters(model.language)}
+    return {"format": FORMAT_OF_INNER_ADAPTERS, **adapter, "inner_adapters": inner} if inner else {
+        "format": FORMAT, **adapter}  # fmt: skip
 
 
 @without_bars()
@@ -284,15 +303,19 @@ def _read_model(
         model.load_projector(load_file(folder / "projector.safetensors"))
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / 'projector.safetensors'}: {error}", "use another checkpoint") from None
+    if (inner := parts.get("inner_adapters")) and not meta:
+        load_inner(model, inner, load_file(folder / INNER_ADAPTERS), str(folder / INNER_ADAPTERS))
     return model, processor
 
 
 def read_parts(folder: Path) -> Mapping[str, Any]:
     """Read parts.json. Raises CheckpointError if it is missing or of another format."""
     parts = _read(folder / "parts.json")
-    if parts.get("format") != FORMAT:
+    if parts.get("format") not in (FORMAT, FORMAT_OF_INNER_ADAPTERS):
         raise CheckpointError(
-            f"{folder}: has format {parts.get('format')}; this vistune reads format {FORMAT}", "use a newer vistune"
+            f"{folder}: has format {parts.get('format')}; this vistune reads format {FORMAT} and "
+            f"{FORMAT_OF_INNER_ADAPTERS}",
+            "use a newer vistune",
         )
     return parts
 

@@ -1,8 +1,13 @@
-"""Write checkpoints in the background, and read back what a stage needs to continue as if it had never stopped.
+"""Write checkpoints, and read back what a stage needs to continue as if it had never stopped.
 
-copies of weights and optimizer state -> a thread of rank 0: draft -> fsync -> manifest -> rename
-The state (`state/` in a checkpoint) is the optimizer and the cursor. Random generators need no state: they are seeded
-anew for every packed row, from the run's seed, the step and the row's index.
+weights and optimizer state -> a thread of rank 0: draft -> fsync -> manifest -> rename
+
+On a GPU, the thread writes copies while training continues. On a CPU, copies would take much of the memory, and the
+thread would take a core. So training waits until the tensors themselves are written.
+
+The state (`state/` in a checkpoint) is the state of the optimizer and the cursor, the position in the training data.
+Random generators need no state: they are seeded anew for every packed row, from the run's seed, the step and the row's
+index.
 """
 
 from __future__ import annotations
@@ -71,12 +76,15 @@ class Saver:
         self.error: BaseException | None = None
 
     def begin(self, write: Callable[[], None]) -> None:
-        """Start writing once the checkpoint before is written; other ranks do nothing."""
+        """Start writing once the checkpoint before is written, on a CPU also finish; other ranks do nothing."""
         self.join()
         if self.world.is_first:
             self.error = None
             self.thread = threading.Thread(target=self._try, args=(write,), name="checkpoint")
             self.thread.start()
+            if self.world.device == "cpu":
+                with self.world.heartbeat.during("save"):
+                    self.join()
 
     def _try(self, write: Callable[[], None]) -> None:
         try:

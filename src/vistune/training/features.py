@@ -1,10 +1,11 @@
 """Cache the features of a frozen vision tower, so that the tower runs once per image over epochs, stages and runs.
 
-planned stage + tower -> Features (an image's tiles as features mapped from disk), or None: the loader reads pixels
+planned stage + tower -> Features: the features of an image's tiles, mapped from disk; None if the loader reads pixels
 
 The cache folder is named by everything that decides the features: the tower's weights and config, the image rules, the
-precision, the libraries and our own code. An image is found by the hash of its bytes; an image file with the size and
-time of its last hash is not read again. Shards are filled in the order in which the plan first reads the images.
+precision, the libraries and our own code. An image is found by the hash of its bytes. An image file is not read again
+if its size and time are still those at which it was hashed. The features are stored in several files (shards), in the
+order in which the plan first reads the images.
 """
 
 from __future__ import annotations
@@ -141,10 +142,10 @@ class Features:
 
 def refuse_features(stage: Stage) -> None:
     """Raise RecipeError if a stage caches features but trains the tower that computes them."""
-    if stage.cache_features == "on" and "vision" in stage.learn:
+    if stage.cache_features == "on" and stage.reaches("vision"):
         raise RecipeError(
             f"stage {stage.name}: cache_features is on, but the stage trains the vision tower",
-            "set cache_features: off, or remove vision from learn",
+            "set cache_features: off, or remove vision from learn and from lora.parts",
         )
 
 
@@ -167,7 +168,7 @@ def features_of(
         Stopped: The run is asked to stop meanwhile; features that are cached stay in the cache.
     """
     stage, setting = planned.stage, planned.stage.cache_features
-    if setting == "off" or "vision" in stage.learn or planned.stream is not None:
+    if setting == "off" or stage.reaches("vision") or planned.stream is not None:
         refuse_features(stage)
         return None
     reads, images = planned.samples.images_of(samples_in_order(planned))

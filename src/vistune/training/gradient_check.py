@@ -1,9 +1,10 @@
 """Check on the user's own model and samples that packing, accumulation and parallelism change no gradient.
 
-1. recipe -> each stage's first step, its samples packed, with one sample per row, in two accumulated halves, and under
-   torchrun over all processes -> losses and gradients are compared
-2. random documents (some beyond the length at which RoPE changes), packed, and each separately by transformers' own
-   attention -> losses and hidden states are compared
+1. The samples of each stage's first step are computed in several arrangements: in packed rows, with one sample per row,
+   as two halves whose gradients are accumulated, and under torchrun over all processes. Losses and gradients are
+   compared.
+2. Random documents (some beyond the length at which RoPE changes) are computed in packed rows, and one by one by
+   transformers' own attention. Losses and hidden states are compared.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ from torch import Tensor, nn
 from vistune.data import Loader, StagePlan
 from vistune.data.packing import Step
 from vistune.data.stages import PlannedStage, plan_stages, with_first_shard
-from vistune.model import VisionLanguageModel, next_token_loss
+from vistune.model import VisionLanguageModel, next_token_loss, supervised_positions
 from vistune.model.language import read_as_transformers
 from vistune.processor import blank_batch
-from vistune.training.distributed.parallelism import ModelWithLoss, choose_parallelism, gradient_sync, whole_copy, wrap
+from vistune.training.distributed.parallelism import (
+    ModelWithLoss,
+    choose_parallelism,
+    gradient_sync,
+    whole_copy,
+    wrap,
+)
 from vistune.training.distributed.world import World
 from vistune.training.run import Run
 from vistune.types import Batch
@@ -92,9 +99,10 @@ def selftest(run: Run) -> list[GradientComparison]:
 class _LossOfAllLayers(ModelWithLoss):
     """Runs all layers at all tokens; in training, the last layer's MLP runs at supervised positions only."""
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        loss = next_token_loss(self.model(batch), self.model.head, batch.labels, batch.starts)
-        return loss.sum, loss.tokens
+    def predicting(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        positions, targets = supervised_positions(batch.labels, batch.starts)
+        states: Tensor = self.model(batch)
+        return states.index_select(0, positions), positions, targets
 
 
 def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> list[GradientComparison]:
@@ -104,16 +112,19 @@ def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> lis
     half = (len(samples) + 1) // 2
     one_by_one: Step = tuple((index,) for index in samples)
     halves: Step = tuple(tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part)
-    single, over_all_layers = World(device=run.device), _LossOfAllLayers(model)
+    single, loss = World(device=run.device), planned.stage.preference_loss
+    over_all_layers = _LossOfAllLayers(model, loss)
     others = {
         "one by one": _gradients(over_all_layers, model, planned, one_by_one, single),
         "two halves, turned round": _gradients(over_all_layers, model, planned, halves, single),
     }
-    packed = _gradients(ModelWithLoss(model), model, planned, step, single)
+    packed = _gradients(ModelWithLoss(model, loss), model, planned, step, single)
     if parallelism != "single":
         name, own = f"over {run.world.size} processes, {parallelism}", copy.deepcopy(model)
         own.zero_grad(set_to_none=True)
-        others[name] = _gradients(wrap(ModelWithLoss(own), parallelism, run.world), own, planned, one_by_one, run.world)
+        others[name] = _gradients(
+            wrap(ModelWithLoss(own, loss), parallelism, run.world), own, planned, one_by_one, run.world
+        )
     return [_comparison(planned.stage.name, name, other, packed) for name, other in others.items()]
 
 
@@ -169,12 +180,18 @@ def _gradients(
     """Compute a step's gradients on the CPU, with its rows distributed to all processes of `world` as in training."""
     model.zero_grad(set_to_none=True)
     plan = StagePlan((step,), planned.plan.made_from, planned.plan.lengths)
-    batches = Loader(planned.samples, planned.processor, plan, share=(world.rank, world.size)).load(0)
-    supervised = sum(own for (own,) in world.gather(sum(batch.supervised for batch in batches)))
+    pair_documents = planned.stage.pair_documents
+    loader = Loader(
+        planned.samples, planned.processor, plan, share=(world.rank, world.size), pair_documents=pair_documents
+    )
+    if pair_documents:  # a small constant: with the model itself as reference, all margins would be zero
+        loader.reference = torch.linspace(-1, 0, pair_documents).repeat(len(planned.samples), 1)
+    batches = loader.load(0)
+    units = sum(own for (own,) in world.gather(sum(batch.units for batch in batches)))
     total = 0.0
     for count, batch in enumerate(batches, start=1):
         with gradient_sync(model_with_loss, last=count == len(batches)):
-            loss = model_with_loss(batch.to(world.device))[0] / max(supervised, 1)
+            loss = model_with_loss(batch.to(world.device))[0] / max(units, 1)
             (loss * world.size).backward()
         total += float(loss.detach())
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}

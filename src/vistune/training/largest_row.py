@@ -1,9 +1,10 @@
 """Run a stage's largest packed row before the first step, and compare its memory with the forecast of `plan`.
 
 planned stage + Trainer -> largest packed row (with shards: that of the first) -> forward, backward -> peak bytes
-On a CPU the process's resident memory is reported too: the C library may keep the memory of freed tensors.
-A run whose largest row does not fit ends in its first minute. This trial does not change the run: its gradients are
-dropped, and random generators are seeded anew for every row.
+
+On a CPU the process's resident memory is reported too: the C library may keep the memory of freed tensors. A run whose
+largest row does not fit ends in its first minute. This trial does not change the run: its gradients are dropped, and
+random generators are seeded anew for every row.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Optimizers and the learning rate schedule.
 
-parts x {decay, no decay} -> AdamW and Muon groups; step -> share of the peak rate
+trainable parts, with and without weight decay -> parameter groups of AdamW and Muon
+step -> factor of the peak learning rate
 """
 
 from __future__ import annotations

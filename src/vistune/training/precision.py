@@ -1,7 +1,8 @@
 """Resolve `precision: auto` of every stage before the first one trains: once per run, the same in all processes.
 
 planned stages + model -> choices by stage, which checkpoints record -> planned stages with fp32 or bf16
-A run that resumes on the same kind of device keeps its choices, so that it continues to the same bits.
+
+A run that resumes on the same kind of device keeps its choices. So its final weights are the same, bit for bit.
 """
 
 from __future__ import annotations

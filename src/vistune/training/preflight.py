@@ -1,6 +1,7 @@
 """Check without weights everything that a run would refuse before its first step.
 
-Recipe + Spec (+ the model of `from`) -> a model on torch's meta device, taken through every stage -> error or None
+Recipe + Spec (+ the model of `from`) -> a model on torch's meta device, set up for every stage -> error or None
+
 Conditions that can change are not checked: free memory, free disk, another process on the same folder.
 """
 
@@ -10,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import nn
 
 from vistune.data.stages import PlannedStage, plan_stages, processor_for, with_first_shard
 from vistune.errors import RecipeError
 from vistune.files import scratch_folder, user_cache
 from vistune.interop.load import ParentModel, recipe_processor
-from vistune.model import VisionLanguageModel, add_adapters, build
+from vistune.model import VisionLanguageModel, build
 from vistune.model.language import quantization
+from vistune.model.part_adapters import drop_adapters, put_adapters
 from vistune.model.precision import matmul_precision, resolve_device
 from vistune.processor import Processor
 from vistune.progress import Progress, no_progress
@@ -146,10 +147,8 @@ def refuse_untrainable(recipe: Recipe, spec: Spec, parent: ParentModel | None, w
 
 def _prepare(model: VisionLanguageModel, stage: Stage, *, on_machine: bool) -> None:
     """Prepare the model like `Run.prepare`, but drop adapters: there are no weights to merge them into."""
-    if model.adapted:
-        plain: nn.Module = model.language.unload()  # type: ignore[operator]
-        model.language = plain
+    drop_adapters(model)
     if on_machine and stage.quantize is not None:
         quantization(stage.quantize, torch.float32)  # whether the weights fit was checked when the model was built
     if stage.lora is not None:
-        model.language = add_adapters(model.language, stage.lora)
+        put_adapters(model, stage.lora)

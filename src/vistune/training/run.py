@@ -18,11 +18,13 @@ from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
 from vistune.interop.load import ParentModel, as_resolved, recipe_processor
-from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
+from vistune.model import VisionLanguageModel, build
+from vistune.model.kernel_caches import limit_kernel_caches
 from vistune.model.language import is_quantised, load_language, unwrap
+from vistune.model.part_adapters import merge_parts, put_adapters
 from vistune.model.precision import parts_in_bf16, store_in_bf16
 from vistune.processor import Processor
-from vistune.progress import Progress
+from vistune.progress import Advance, Progress, ignore_advance
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.runs import checkpoint
 from vistune.runs.folder import (
@@ -38,12 +40,13 @@ from vistune.runs.folder import (
 from vistune.runs.provenance import provenance_record, shards_of, versions
 from vistune.training.blind_check import BlindCheck, blind_check
 from vistune.training.checkpointing import Cursor, ResumePoint, Saver, load_state, rehearse, save_state
-from vistune.training.distributed.parallelism import choose_parallelism, copy_on_first, copy_states
+from vistune.training.distributed.parallelism import choose_parallelism, take_on_first, take_states
 from vistune.training.distributed.watchdog import Watchdog, with_heartbeat
 from vistune.training.distributed.world import World, stop_requested
 from vistune.training.largest_row import try_largest_row
 from vistune.training.precision import choose_precisions, read_record, to_record, with_precisions
 from vistune.training.preflight import refuse_adapted, refuse_untrainable
+from vistune.training.reference import attach_reference
 from vistune.training.stage import LoaderOptions, StageTraining, compiled, make_loader, positions_at
 from vistune.training.step_log import StepLog, Track, open_trackers, refuse_missing
 from vistune.training.trainer import StepReport, Trainer, seed_all
@@ -64,6 +67,7 @@ class Run:
         world: World | None = None,
         hooks: Hooks | None = None,
     ) -> None:
+        limit_kernel_caches()
         refuse_adapted(recipe, parent)
         self.processor = recipe_processor(recipe, parent)
         if parent is not None:
@@ -75,6 +79,7 @@ class Run:
         self.world = world or World(device="cuda" if torch.cuda.is_available() else "cpu")
         self.device = self.world.device
         self.progress = with_heartbeat(progress, self.world.heartbeat)
+        self.advance: Advance = ignore_advance  # of the stage that is being trained
         self.hooks = hooks or Hooks()
         self.track: Track
         self.stopping: ShouldStop = never_stop  # returns whether the run is asked to stop
@@ -213,23 +218,21 @@ class Run:
         folder = self.world.gather_text(str(self.parent.bring_in()) if self.world.is_first else "")[0]
         model, _ = checkpoint.load(Path(folder), device=self.device, quantize=quantize)
         self.trained |= self.parent.trained_parts
-        if model.adapted:
-            model.language = merge_adapters(model.language)
+        merge_parts(model)
         return model
 
     def prepare(self, model: VisionLanguageModel, stage: Stage, number: int, *, quantise: bool = True) -> None:
         """Prepare the model for a stage: merge earlier adapters into the weights, add fresh ones for LoRA."""
         seed_all(self.recipe.seed + number)
-        if model.adapted:
-            model.language = merge_adapters(model.language)
-            self.trained = (self.trained - {"adapters"}) | {"language"}
+        if merged := merge_parts(model):
+            self.trained = (self.trained - {"adapters"}) | merged
         if quantise and stage.quantize is not None and not is_quantised(model.language):
             # The recipe's validation ensures that no earlier stage has changed the language model.
             source = source_of(self.recipe.model.language, "language")
             model.language = load_language(source, unwrap(model.language).dtype, stage.quantize)
             model.to(self.device)
         if stage.lora is not None:
-            model.language = add_adapters(model.language, stage.lora)
+            put_adapters(model, stage.lora)
 
     def make_trainer(self, model: VisionLanguageModel, planned: PlannedStage, number: int) -> StageTraining:
         """Set a prepared model up for a stage: its trainable, recomputed, sharded and bf16 parts."""
@@ -268,6 +271,7 @@ class Run:
         trainer.skips_left = self._skips_left(planned.stage)
         log = StepLog(trainer, self.metrics, on_message=self.hooks.on_message, track=self.track)
         validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
+        attach_reference(trainer, validator, self.out, resumed=point is not None, progress=self.progress)
         done = self._train(training, start, log, validator)
         if done < training.steps:
             if done > start and not training.saves_at(done):  # else it is saved already
@@ -284,8 +288,9 @@ class Run:
     def _train(self, training: StageTraining, start: int, log: StepLog, validator: Validator | None) -> int:
         """Train a stage's steps: after each one validate, log and save. Raises Stopped if the run is asked to stop."""
         trainer, stage = training.trainer, training.planned.stage
-        with self.progress(stage.name, training.steps) as advance:
-            advance(start)
+        with self.progress(stage.name, training.steps) as self.advance:
+            if start:
+                self.advance(start, event="resumed")
 
             def after_step(report: StepReport) -> None:
                 done = report.step + 1
@@ -293,7 +298,9 @@ class Run:
                 checked = self._check_blindness(training) if done == training.steps else None
                 if self.world.is_first:
                     log.write(report, self.validation, checked)
-                advance(1, note=log.note(report))
+                self.advance(1, note=log.note(report), values=log.step_values(report))
+                if self.validation:
+                    self.advance(0, event="validation", values=self.validation)
                 self.reached = (stage.name, done)
                 asked_to_stop, is_end = self.world.any(self.stopping()), done == training.steps
                 if asked_to_stop or training.saves_at(done):
@@ -327,7 +334,7 @@ class Run:
         """Save a whole checkpoint before the first step, with all parts that later stages train too."""
         model, trainer = training.trainer.model, training.trainer
         trained = self.trained.union(*(stage.learn for stage in self.recipe.stages[training.number :]))
-        tensors = checkpoint.snapshot(model, trained, copy_on_first(self.world))
+        tensors = checkpoint.snapshot(model, trained, take_on_first(self.world))
         state_bytes = 8 * sum(p.numel() for p in trainer.trainable)  # AdamW's two moments, in fp32
 
         def write(folder: Path) -> None:
@@ -337,7 +344,7 @@ class Run:
         self.saver.finish()
 
     def _save(self, training: StageTraining, done: int) -> None:
-        """Copy all tensors of a checkpoint now, and write it while training continues."""
+        """Write a checkpoint. On a GPU, tensors are copied now and written while training continues."""
         planned, trainer, finished = training.planned, training.trainer, done == training.steps
         extra = {
             "stage": training.number,
@@ -348,9 +355,9 @@ class Run:
             "measured": dict(self.validation),
             "precision": self.precision,
         }
-        trained, copy = frozenset(self.trained), copy_on_first(self.world)
-        tensors = checkpoint.snapshot(trainer.model, trained, copy)
-        optimizer = [] if finished else copy_states(trainer.optimizer.state_dict(), copy)
+        trained, take = frozenset(self.trained), take_on_first(self.world)
+        tensors = checkpoint.snapshot(trainer.model, trained, take)
+        optimizer = [] if finished else take_states(trainer.optimizer.state_dict(), take)
         lanes, plan = positions_at(trainer.loader, done, self.world), planned.plan
 
         def write_state(draft: Path) -> None:
@@ -358,9 +365,11 @@ class Run:
                 cursor = Cursor(planned.stage.name, done, plan.digest, dict(plan.made_from), lanes)
                 save_state(draft / "state", optimizer, cursor)
 
+        path = self.out / "checkpoints" / checkpoint_name(training.number, planned.stage.name, done)
+
         def write() -> None:
             checkpoint.save(
-                self.out / "checkpoints" / checkpoint_name(training.number, planned.stage.name, done),
+                path,
                 trainer.model,
                 self.processor,
                 recipe=self.recipe,
@@ -370,6 +379,7 @@ class Run:
             )
             prune(self.out, self.recipe.keep_checkpoints)
             self._write_status("running", planned.stage.name, done)
+            self.advance(0, event="checkpoint", values={"checkpoint": path})
 
         self.saver.begin(write)
 
@@ -392,7 +402,9 @@ class Run:
 
     def _stopped(self) -> Stopped:
         stage, step = self.reached
-        return Stopped(f"{self.out}: stopped at step {step} of stage {stage}", "continue with --resume")
+        return Stopped(
+            f"{self.out}: stopped at step {step} of stage {stage}", f"continue with vistune train --resume {self.out}"
+        )
 
     def _note_unsaved(self, error: BaseException) -> None:
         with suppress(DiskError):  # the disk may be full for this file too; the log has the error

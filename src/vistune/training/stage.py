@@ -97,14 +97,16 @@ def make_loader(
             should_stop=options.stopping,
             prefetch=prefetch,
         )
-    features = features_of(
-        planned,
-        model,
-        world,
-        on_message=options.on_message,
-        progress=options.progress,
-        stopping=options.stopping,
-    )
+    features = None
+    if planned.stage.pair_documents < 3:  # a damaged image is read as pixels
+        features = features_of(
+            planned,
+            model,
+            world,
+            on_message=options.on_message,
+            progress=options.progress,
+            stopping=options.stopping,
+        )
     costs = None
     if world.size > 1:
         sizes = sample_sizes(planned)
@@ -118,6 +120,7 @@ def make_loader(
         share=share,
         costs=costs,
         prefetch=prefetch,
+        pair_documents=planned.stage.pair_documents,
     )
 
 

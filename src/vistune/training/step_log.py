@@ -93,6 +93,18 @@ class StepLog:
         """Return the step's needed FLOP/s over the peak of all processes (MFU), 0 to 1."""
         return report.flops / report.seconds / self.peak
 
+    def step_values(self, report: StepReport) -> dict[str, float]:
+        """Return what the progress of a stage shows of a step."""
+        return {
+            "step": report.step,
+            "loss": report.loss,
+            "learning_rate": report.learning_rate,
+            "tokens_per_second": report.tokens_per_second,
+            "supervised_share": report.supervised_share,
+            "mfu": self.utilisation(report),
+            "memory_gb": peak_memory(self.device) / 1e3,
+        }
+
     def note(self, report: StepReport) -> str:
         """Format a step for the progress bar."""
         return (
@@ -115,6 +127,7 @@ class StepLog:
             "mfu": self.utilisation(report),
             "peak_memory_mb": round(peak_memory(self.device)),
             "seconds": report.seconds,
+            **report.preference,
             **validation,
         }
         warnings = self._new_warnings(report, validation, checked)

@@ -29,6 +29,7 @@ from vistune.recipe import Stage
 from vistune.training.distributed.parallelism import ModelWithLoss, gradient_sync, wrap
 from vistune.training.distributed.world import World
 from vistune.training.optimizer import make_optimizer, rate_schedule
+from vistune.training.preference import MEASURES
 from vistune.types import IGNORE, Batch
 
 
@@ -53,6 +54,7 @@ class StepReport:
         busy: For each process, the seconds in which it read and computed without waiting for another process.
         by_source: Losses by data source.
         skip_reason: Why the update was skipped; "" if it was applied.
+        preference: For preference pairs, the means of MEASURES over the step's pairs.
     """
 
     step: int
@@ -67,6 +69,7 @@ class StepReport:
     busy: tuple[float, ...] = ()
     by_source: Mapping[str, SourceLoss] = field(default_factory=dict)
     skip_reason: str = ""
+    preference: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -96,7 +99,11 @@ class LossBySource:
         """Add a packed row on the CPU and the losses (supervised,) of its supervised tokens in their order."""
         if not batch.places:  # a blank row
             return
-        sources = np.array([self.samples.source(index) for index in batch.places])[documents_of(batch)]
+        sources = np.array([self.samples.source(index) for index in batch.places])
+        if batch.pair_documents:  # (pairs, MEASURES): a pair counts once
+            losses = losses[:, 0]
+        else:
+            sources = sources[documents_of(batch)]
         for column, weights in enumerate((losses.cpu().numpy(), None)):
             self.sums[:, column] += np.bincount(sources, weights, minlength=len(self.sums))
 
@@ -130,8 +137,12 @@ def seed_row(seed: int, step: int, row_index: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _StepSizes:
-    """Totals of a step over all processes; `computed_tokens` with those of blank rows."""
+    """Totals of a step over all processes; `computed_tokens` with those of blank rows.
 
+    `units`: pairs, or supervised tokens, over which the loss is a mean.
+    """
+
+    units: int
     supervised: int
     tokens: int
     computed_tokens: int
@@ -165,11 +176,12 @@ class Trainer:
         self.seed = seed
         self.bf16 = uses_bf16(stage.precision, device)
         self.work = work_of_model(model)  # counted before parameters become shards
-        self.model_with_loss = wrap(ModelWithLoss(model), parallelism, self.world)
+        self.model_with_loss = wrap(ModelWithLoss(model, stage.preference_loss), parallelism, self.world)
         self.optimizer = make_optimizer(model.parts(), stage)
         self.rate_factor = rate_schedule(stage, len(loader))
         self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.loss_by_source = LossBySource(loader.samples)
+        self.measures = np.zeros(len(MEASURES))  # of this process's pairs in this step
         self.busy = 0.0  # seconds of this process in this step
         self.skips_left = 0  # steps that may still be skipped before the run fails
         self._warm_up_ddp()
@@ -215,8 +227,9 @@ class Trainer:
         sizes = self._agree_on_sizes(batches)
         loss = 0.0
         for count, batch in enumerate(batches, start=1):
-            loss += self._add_gradients(step, batch, sizes.supervised, last=count == len(batches))
-        by_process = self.world.gather(loss, self.busy, *self.loss_by_source.take())
+            loss += self._add_gradients(step, batch, sizes.units, last=count == len(batches))
+        measures = self.measures.tolist()
+        by_process = self.world.gather(loss, self.busy, *measures, *self.loss_by_source.take())
         losses = [values[0] for values in by_process]
         norm = self._clip_gradients()
         skip_reason = ""
@@ -236,16 +249,25 @@ class Trainer:
             flops=sizes.flops,
             seconds=time.perf_counter() - began,
             busy=tuple(values[1] for values in by_process),
-            by_source=self.loss_by_source.means([values[2:] for values in by_process]),
+            by_source=self.loss_by_source.means([values[2 + len(measures) :] for values in by_process]),
             skip_reason=skip_reason,
+            preference=self._preference([values[2 : 2 + len(measures)] for values in by_process], sizes.units),
         )
+
+    def _preference(self, measures: Sequence[Sequence[float]], pairs: int) -> dict[str, float]:
+        """Return the means of MEASURES over the step's pairs of all processes, without the loss; reset the sums."""
+        self.measures[:] = 0
+        if self.stage.preference_loss is None:
+            return {}
+        totals = np.array(measures).sum(0) / max(pairs, 1)
+        return dict(zip(MEASURES[1:], totals[1:].tolist(), strict=True))
 
     def try_row(self, step: int, batch: Batch, *, times: int) -> None:
         """Compute a row's gradients `times` times and drop them; all processes call it together."""
         try:
             with matmul_precision(self.stage.precision, self.device):
                 for _ in range(times):
-                    self._add_gradients(step, batch, batch.supervised, last=False)
+                    self._add_gradients(step, batch, batch.units, last=False)
         finally:
             self._forget()
 
@@ -257,6 +279,16 @@ class Trainer:
         """Return the losses (supervised,) of a row that is not trained on."""
         losses: np.ndarray = self._losses(batch)[1].cpu().numpy()
         return losses
+
+    def answers(self, batch: Batch) -> Tensor:
+        """Return the log-probabilities (documents,) of the answers of a row of pairs, on the CPU."""
+        with torch.no_grad():
+            return self._losses(replace(batch, reference=None))[1].float().cpu()
+
+    def measure_pairs(self, batch: Batch) -> np.ndarray:
+        """Return the sums (6,) of MEASURES over the pairs of a validation row; zeros for a blank row."""
+        measures = self._losses(batch)[1]
+        return measures.sum(0).double().cpu().numpy() if batch.pair_documents else np.zeros(len(MEASURES))
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with matmul_precision(self.stage.precision, self.device), self._autocast():
@@ -271,6 +303,7 @@ class Trainer:
         """
         rows = batches or ()
         own = (
+            sum(batch.units for batch in rows),
             sum(batch.supervised for batch in rows),
             sum(len(batch.input_ids) for batch in rows if batch.ids),
             sum(len(batch.input_ids) for batch in rows),
@@ -278,12 +311,12 @@ class Trainer:
             batches is None,
         )
         totals = [sum(values) for values in zip(*self.world.gather(*own), strict=True)]
-        supervised, tokens, computed, flops, interrupted = totals
+        units, supervised, tokens, computed, flops, interrupted = totals
         if interrupted:
             raise Interrupted
-        return _StepSizes(int(supervised), int(tokens), int(computed), flops)
+        return _StepSizes(int(units), int(supervised), int(tokens), int(computed), flops)
 
-    def _add_gradients(self, step: int, batch: Batch, supervised: int, *, last: bool) -> float:
+    def _add_gradients(self, step: int, batch: Batch, units: int, *, last: bool) -> float:
         """Add a row's gradients to the step's; return the row's part of the step's mean loss."""
         seed_row(self.seed, step, batch.number)
         try:
@@ -291,7 +324,7 @@ class Trainer:
                 began = time.perf_counter()
                 with self._autocast():
                     loss_sum, token_losses = self.model_with_loss(batch.to(self.device))
-                    loss = loss_sum / max(supervised, 1)
+                    loss = loss_sum / max(units, 1)
                 self.busy += time.perf_counter() - began
                 (loss * self.world.size).backward()  # torch averages gradients over processes; the step needs their sum
         except RuntimeError as error:
@@ -304,6 +337,8 @@ class Trainer:
             ) from error
         self.world.heartbeat.beat()
         self.loss_by_source.add(batch, token_losses)
+        if batch.pair_documents:
+            self.measures += token_losses.sum(0).double().cpu().numpy()
         return float(loss.detach())
 
     def _clip_gradients(self) -> float:
@@ -332,6 +367,7 @@ class Trainer:
     def _forget(self) -> None:
         self.optimizer.zero_grad()
         self.loss_by_source.take()
+        self.measures[:] = 0
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)

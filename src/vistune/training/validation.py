@@ -1,7 +1,9 @@
 """Measure a stage on its validation split: the loss, some answers, and scores that the caller adds.
 
 validation samples + the current model -> {validation_loss, …} in the step's metrics, and answers in samples.jsonl
-Measuring changes nothing that is trained: random generators are seeded anew for every training row.
+
+Validation does not change the training. It may use random numbers, but the generators are seeded again before every
+training row.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -22,6 +25,7 @@ from vistune.generation import Assistant
 from vistune.progress import OnMessage, Progress, no_progress
 from vistune.recipe import Validation
 from vistune.training.distributed.watchdog import with_heartbeat
+from vistune.training.preference import MEASURES
 from vistune.training.trainer import Trainer
 from vistune.types import IMAGE_ID, Batch, ImageRef
 
@@ -76,6 +80,7 @@ class Validator:
         # A sharded model answers with all processes or not at all.
         self.can_answer = not any(isinstance(p, DTensor) for p in trainer.model.parameters())
         self.evaluate = evaluate
+        self.measures: dict[str, float] = {}  # of preference pairs, at the last measurement
         world = trainer.world
         self.loader = Loader(
             planned.validation.samples,
@@ -83,6 +88,7 @@ class Validator:
             planned.validation.plan,
             pixels=pixels,
             share=(world.rank, world.size),
+            pair_documents=planned.stage.pair_documents,
         )
 
     def is_due(self, done: int) -> bool:
@@ -96,7 +102,7 @@ class Validator:
         """Return the mean loss per supervised token, at the stage's end also with grey images, and further scores."""
         with evaluating(self.trainer):
             loss, with_images = self._loss()
-            values = {"validation_loss": loss}
+            values = {"validation_loss": loss, **self.measures}
             if self._is_last(done) and with_images:
                 values["validation_loss_without_pictures"], _ = self._loss(grey=True)
             if self.can_answer and self.trainer.world.is_first:
@@ -116,13 +122,25 @@ class Validator:
     def _loss(self, *, grey: bool = False) -> tuple[float, bool]:
         """Return (mean loss, whether any row has an image)."""
         total, count, images = 0.0, 0, 0
+        measures = np.zeros(len(MEASURES))
         with closing(self.loader.steps()) as steps:
             for _, batches in steps:
                 for batch in batches:
-                    total += self.trainer.loss_sum(_in_grey(batch) if grey else batch)
-                    count += batch.supervised
+                    shown = _in_grey(batch) if grey else batch
+                    if self.planned.stage.pair_documents:
+                        own = self.trainer.measure_pairs(shown)
+                        measures, loss = measures + own, float(own[0])
+                    else:
+                        loss = self.trainer.loss_sum(shown)
+                    total += loss
+                    count += batch.units
                     images += int((batch.input_ids == IMAGE_ID).any())
-        totals, counts, with_images = zip(*self.trainer.world.gather(total, count, images), strict=True)
+        by_process = self.trainer.world.gather(total, count, images, *measures.tolist())
+        totals, counts, with_images = zip(*(values[:3] for values in by_process), strict=True)
+        if self.planned.stage.pair_documents and not grey:
+            means = np.array([values[3:] for values in by_process]).sum(0) / max(sum(counts), 1)
+            names = (f"validation_{name}" for name in MEASURES[1:])
+            self.measures = dict(zip(names, means[1:].tolist(), strict=True))
         return sum(totals) / max(sum(counts), 1), any(with_images)
 
     def _write_answers(self, assistant: Assistant, done: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from vistune.errors import RecipeError
 from vistune.grounding.claims import find_classes
 from vistune.registry import lookup
-from vistune.types import KINDS, AnnotatedImage
+from vistune.types import KINDS, PREFERENCE, AnnotatedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class GenerationConfig:
 
     Without `mix`, every image gets each kind in each language. With `mix` (conversation : detail : reasoning, such as
     58:23:77), the kinds of instructions are distributed over the images in that proportion, `per_image` samples per
-    image and language; captions are still written for every image. With `held_out`, samples about this share of the
-    images are written to a separate file, with test questions about these images.
+    image and language; captions and preference pairs are still written for every image. With `held_out`, samples about
+    this share of the images are written to a separate file, with test questions about these images.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -54,7 +54,7 @@ class GenerationConfig:
 def make_requests(images: Sequence[AnnotatedImage], config: GenerationConfig) -> list[Request]:
     """Return every request of a run, image by image."""
     for kind in config.kinds:
-        lookup(kind, dict.fromkeys(KINDS), "kind")
+        lookup(kind, dict.fromkeys((*KINDS, PREFERENCE)), "kind")
     pairs = [(image, language) for image in images for language in config.languages]
     requests: list[Request] = []
     if config.mix is None:
@@ -67,6 +67,8 @@ def make_requests(images: Sequence[AnnotatedImage], config: GenerationConfig) ->
     for k, (image, language) in enumerate(pairs):
         if "caption" in config.kinds:
             requests += _captions(image, language)
+        if PREFERENCE in config.kinds:
+            requests.append(Request(image, PREFERENCE, language, 0))
         numbers: Counter[str] = Counter()
         for kind in kinds[k * config.per_image : (k + 1) * config.per_image]:
             requests.append(Request(image, kind, language, numbers[kind]))

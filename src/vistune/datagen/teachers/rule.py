@@ -7,7 +7,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from importlib import resources
 
@@ -15,9 +14,8 @@ from vistune.datagen.teachers import own_captions
 from vistune.datagen.teachers.replies import Turns
 from vistune.grounding import QUESTION_TYPES, QuestionAnswer, Scene, brief_cue, caption, description, reason
 from vistune.grounding import lexicon as words
+from vistune.grounding.annotated import scene_of
 from vistune.grounding.balance import AnswerBalance, choose
-from vistune.grounding.caption_things import ENOUGH, caption_things, named_things, possible_things
-from vistune.grounding.claims import find_classes, supported_classes
 from vistune.grounding.questions import draw, word
 from vistune.types import AnnotatedImage
 
@@ -61,34 +59,6 @@ def write(
     question = instruction(image.id, kind, language, number, subject="drawing" if scene.drawn else "photograph")
     text = _detail(image, scene, language, rng) if kind == "detail" else _caption(image, scene, language, rng)
     return ((question, text),)
-
-
-def scene_of(image: AnnotatedImage, language: str) -> Scene:
-    """Name the boxes in the language. Classes that captions name count as present, so that no question denies them.
-
-    Without boxes, questions ask for the classes that at least two captions name, or the only caption.
-    """
-    labels = {label: words.label_in(label, language) for label in {*image.crowds, *(box.label for box in image.boxes)}}
-    if "toilet" in labels.values():
-        labels |= {label: "washbasin" for label, name in labels.items() if name == "sink"}  # Korean has two words
-    boxes = tuple(replace(box, label=labels[box.label]) for box in image.boxes)
-    scene = Scene(boxes, tuple(dict.fromkeys(labels[label] for label in image.crowds)))
-    if scene.colored:
-        return scene
-    scene = replace(scene, also_present=frozenset(supported_classes(image)), possible=possible_things(image.captions))
-    if image.boxes or image.crowds:
-        return scene
-    if len(image.captions) < ENOUGH:
-        scene = replace(scene, possible=frozenset(caption_things()))
-    return replace(scene, named=(*_named_classes(image.captions), *named_things(image.captions)))
-
-
-def _named_classes(captions: Sequence[str]) -> tuple[str, ...]:
-    classes = Counter[str]()
-    for text in captions:
-        language = "ko" if words.HANGUL.search(text) else "en"
-        classes.update({name.label for name in find_classes(text, language)})
-    return tuple(label for label, count in classes.items() if count >= min(2, len(captions)))
 
 
 def setting_of(image: AnnotatedImage) -> str:

@@ -5,13 +5,17 @@ from pathlib import Path
 
 from vistune.errors import RecipeError
 from vistune.evaluation.task import Benchmark
+from vistune.evaluation.tasks.documents import ChartQA, DocVqa, InfoVqa, OcrBench
 from vistune.evaluation.tasks.file import File
+from vistune.evaluation.tasks.image_choices import Ai2d, KMMStar, Kreta, MMStar, RealWorldQA, SeedBench2Plus
 from vistune.evaluation.tasks.judged import LlavaBench, MMVet
 from vistune.evaluation.tasks.korean import KDtcBench, KLlavaW, KMMBench, Koffvqa, KSeed
 from vistune.evaluation.tasks.korean_pope import KPope
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
 from vistune.evaluation.tasks.mme import Mme
+from vistune.evaluation.tasks.mmmu import Mmmu
 from vistune.evaluation.tasks.multiple_choice import ScienceQA, Seed
+from vistune.evaluation.tasks.paired import HallusionBench, NaturalBench
 from vistune.evaluation.tasks.pope import Pope
 from vistune.evaluation.tasks.scenes import Combinations, HeldOut
 from vistune.evaluation.tasks.vqa import Gqa, TextVqa, VizWiz, VqaV2
@@ -34,17 +38,33 @@ TASKS: Mapping[str, type[Benchmark]] = {
     "mmbench-ko": KMMBench,  # what VLMEvalKit calls K-MMBench
     "mmvet": MMVet,
     "llava-bench": LlavaBench,
+    "mmmu": Mmmu,
+    "mmstar": MMStar,
+    "ai2d": Ai2d,
+    "chartqa": ChartQA,
+    "docvqa": DocVqa,
+    "infovqa": InfoVqa,
+    "ocrbench": OcrBench,
+    "realworldqa": RealWorldQA,
+    "seed2plus": SeedBench2Plus,
+    "hallusionbench": HallusionBench,
+    "naturalbench": NaturalBench,
     "k-mmbench": KMMBench,
     "k-seed": KSeed,
     "k-dtcbench": KDtcBench,
     "k-llava-w": KLlavaW,
     "koffvqa": Koffvqa,
     "k-pope": KPope,
+    "k-mmstar": KMMStar,
+    "kreta": Kreta,
 }
 
 
-def open_task(name: str, folder: Path, what: str = "task") -> Benchmark:
+def open_task(name: str, folder: Path, what: str = "task", *, match: str | None = None) -> Benchmark:
     """Return the task called `name`, or `package.module:CLASS`, for a data folder.
+
+    Args:
+        match: The text of `--match`, for a task that has this setting.
 
     Raises RecipeError if there is none, or if it is not a complete class derived from Benchmark.
     """
@@ -54,7 +74,14 @@ def open_task(name: str, folder: Path, what: str = "task") -> Benchmark:
         raise RecipeError(f"{what} {name!r} is {kind}", "name a class derived from vistune.evaluation.Benchmark")
     if missing := task.__abstractmethods__:
         raise RecipeError(f"{what} {name!r} does not define {', '.join(sorted(missing))}", "define it in the class")
-    return task(folder)
+    opened = task(folder)
+    if match is not None:
+        if not hasattr(opened, "match"):
+            raise RecipeError(
+                f"--match {match}: {name} has its own rules", "remove --match; only the task file uses it"
+            )
+        opened.match = match
+    return opened
 
 
 __all__ = ["TASKS", "open_task"]

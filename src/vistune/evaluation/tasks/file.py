@@ -1,20 +1,18 @@
-"""Score a user's own questions: records of {question_id, text, answer, image?, match?, choices?, type?, language?}.
+"""Score a user's own data: records of {question_id, text, answer, …}, dialogues to train on, or a run's held-out split.
 
-`match` decides when a reply is right: `exact` (the default), `contains`, `choice` (the reply selects the option
-`answer` of `choices`, by the lenient rule of the choice tasks), or `judge` (a model decides whether the reply means the
-same as `answer`).
+`match` decides how many points a reply gets: see `MATCHES`. It is the record's own; a record without one uses that of
+`--match`.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vistune.errors import DataError, RecipeError
+from vistune.evaluation.held_out import HeldOutSamples, is_run
 from vistune.evaluation.judge import (
     SAME_MEANING_PARAMETERS,
     SAME_MEANING_PROMPT,
@@ -24,136 +22,116 @@ from vistune.evaluation.judge import (
     same_meaning_request,
     sha256_of_text,
 )
-from vistune.evaluation.parsing import choice_of, is_missing
-from vistune.evaluation.predictions import IDS, WHOLE, id_field, missing_field, plain_id
+from vistune.evaluation.matching import CHOICE, JUDGE, MATCHES, plain_points
+from vistune.evaluation.own_questions import OwnQuestions, read_questions, warning_lines
+from vistune.evaluation.own_samples import (
+    MatchRule,
+    SampleReader,
+    read_match_rule,
+    selected_option,
+    with_match,
+    with_own_id,
+)
 from vistune.evaluation.task import (
     OFFICIAL,
-    Benchmark,
-    Facts,
     Judge,
     Marked,
     Reply,
+    Table,
     TaskScore,
-    bare,
     mean,
-    same_text,
 )
-from vistune.records import (
-    FORMS,
-    OTHER_MEDIA,
-    DataFile,
-    ImageFolders,
-    Record,
-    RecordError,
-    Turn,
-    Turns,
-    UnreadField,
-    count_unread,
-    folders_next_to,
-    image_names,
-    images_in_place,
-    kind_of_file,
-    marker_like,
-    open_data,
-    read_records,
-    refuse_other_media,
-    refuse_other_names,
-    shown,
-    split_markers,
-    unread_fields,
-)
-from vistune.records import text as text_of
-from vistune.registry import guess
-from vistune.types import ImageRef, Question, Sample
+from vistune.evaluation.tasks.cards import CardedBenchmark
+from vistune.records import GENERATED_FILES, folders_next_to, kind_of_file
+from vistune.types import Question
 
-LETTERS = "ABCDE"
-MATCHES = ("exact", "contains", "choice", "judge")
-TEXTS = ("text", "question", "prompt", "query")  # the first one present is the question
-FIELDS = frozenset({"answer", "image", "images", "match", "choices", "type", "language", *OTHER_MEDIA})
-RECORD = (*IDS, *TEXTS, "answer", "image", "images", *FORMS)  # an object with one of these is a record
-OTHER_ANSWERS = ("answers", "gold", "gt", "gt_answer", "label", "ground_truth", "reference", "target", "expected")
-LIKE_AN_IMAGE = re.compile("image|img|photo|picture|pixel|screenshot|이미지|사진|그림")
-LIKE_OTHER_MEDIA = re.compile("video|audio|speech|영상|음성")
-NAMES_AN_IMAGE = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
-FORM = (
-    "each record has question_id, text, and image or images if it is about any; "
-    "see docs/how-to/ask-your-own-questions.md"
-)
+QUESTIONS = "questions.jsonl"
 
 
-class File(Benchmark):
-    """A user's own questions.
+class File(CardedBenchmark, card="file"):
+    """A user's own questions, dialogues to train on, or the held-out samples of a run.
 
     Args:
-        folder: The file itself, or a folder with `questions.jsonl`.
+        folder: The file itself, a folder with `questions.jsonl`, a folder of `generate`, or a run folder.
         images: The folder of the images; by default the folders in images.json next to the file, else its own folder.
         gold: Whether each record needs a right answer; `vistune answer` does not need it.
+
+    Attributes:
+        match: The text of `--match`: the match of questions without their own.
     """
 
-    facts = Facts(
-        about="your own questions, marked by exact match, contained text, choice or a judge",
-        files=(
-            "questions.jsonl, .json, .csv, .tsv or .parquet, or name the file with --data",
-            "its images",
-            f"{SAME_MEANING_PROMPT} (optional)",
-        ),
-        source="yours",
-        licence="yours",
-        size="any",
-    )
     max_tokens = 64
+    match: str | None = None
+    has_dialogues: bool = False
 
     def __init__(self, folder: Path, *, images: Path | None = None, gold: bool = True) -> None:
-        self.path = own_file(folder)
+        self.run = folder if is_run(folder) and not (folder / QUESTIONS).is_file() else None
+        self.path = own_file(folder) if self.run is None else folder / "recipe.yaml"
         self.images, self.gold = images, gold
 
     def questions(self) -> Sequence[Question]:
-        folders = folders_next_to(self.path) if self.images is None else [self.images]
-        read = read_questions(self.path, folders, gold=self.gold)
+        rule = read_match_rule(self.match)
+        if self.run is not None:
+            read = read_held_out(self.run, rule)
+        else:
+            folders = folders_next_to(self.path) if self.images is None else [self.images]
+            read = read_questions(self.path, folders, gold=self.gold, rule=rule)
+        rule.refuse_unknown_kinds({str(question.tags["type"]) for question in read.questions})
         self.unread_fields, self.warnings, self.missing = read.unread_fields, read.warnings, read.missing
-        self.judged = self.gold and any(question.tags["match"] == "judge" for question in read.questions)
+        self.has_dialogues = read.has_dialogues
+        self.judged = self.gold and any(question.tags["match"] == JUDGE for question in read.questions)
         return read.questions
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
-        if question.tags["match"] != "choice" or not self.gold:
+        if not self.gold:
             return reply
-        return choice_of(reply, dict(zip(LETTERS, map(str, question.tags["choices"]), strict=False)))
+        if question.tags["match"] == CHOICE:
+            return selected_option(reply, question.tags["choices"])
+        return MATCHES[str(question.tags["match"])].answer_in(reply)
 
     def points(self, question: Question, answer: str) -> float:
         """Return the points of an answer; 0 if only a judge can decide."""
-        match = question.tags["match"]
-        if match == "judge":
-            return 0.0
-        if match == "contains":
-            return float(bare(question.answer) in bare(answer))
-        return float(same_text(answer, question.answer))
+        return MATCHES[str(question.tags["match"])].points(answer, question.answer)
 
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
         marked = super().score(rows, rule)
-        asked = [row for row in rows if row.question.tags["match"] == "judge"]
-        if not asked:
+        judged_rows = [row for row in rows if row.question.tags["match"] == JUDGE]
+        if not judged_rows:
             return marked
         if judge is None:
-            raise RecipeError(f"{len(asked)} of the questions are marked by a judge", "name one with --judge")
+            raise RecipeError(f"{len(judged_rows)} of the questions are marked by a judge", "name one with --judge")
         prompt, source = same_meaning_prompt(self.path.with_name(SAME_MEANING_PROMPT))
-        bodies = {row.question.id: same_meaning_request(prompt, row) for row in asked if row.text is not None}
+        bodies = {row.question.id: same_meaning_request(prompt, row) for row in judged_rows if row.text is not None}
         verdicts = judgements(judge, bodies, read_verdict)
-        points = sum(self.mark(row.question, row.text, rule).points for row in rows) + sum(verdicts.values())
+        graded = [self.mark(row.question, row.text, rule) for row in rows]
+        graded = [replace(row, points=verdicts.get(row.question.id, row.points)) for row in graded]
         note = {"prompt": source, "prompt_sha256": sha256_of_text(prompt), "parameters": SAME_MEANING_PARAMETERS}
-        return replace(marked, metrics={"accuracy": points / max(len(rows), 1)}, notes={"judge": note})
+        return replace(marked, metrics=self.metrics(graded), notes={"judge": note})
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        """Return `accuracy` from 0 to 1."""
-        return {"accuracy": mean(rows) / 100}
+        """Return the mean points from 0 to 1: `accuracy`, and one figure per graded match such as `rouge_l`."""
+        groups: dict[str, list[Marked]] = {}
+        for row in rows:
+            groups.setdefault(MATCHES[str(row.question.tags["match"])].metric, []).append(row)
+        return {name: mean(group) / 100 for name, group in groups.items()}
+
+    def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
+        """Return the figures by each match that compares the texts only, if the user's data are dialogues."""
+        if not self.has_dialogues:
+            return {}
+        answers = [(row.text, row.question.answer) for row in rows if row.question.tags["match"] != CHOICE]
+        return {"by match": plain_points(answers)} if answers else {}
 
 
 def own_file(folder: Path) -> Path:
     """Return the given file, or the file named `questions` in the given folder. Raise DataError if several match."""
-    usual = folder / "questions.jsonl"
+    usual = folder / QUESTIONS
     if not folder.is_dir():
         return folder
     if usual.is_file():
         return usual
+    if generated := next((folder / name for name in GENERATED_FILES if (folder / name).is_file()), None):
+        return generated
     paths = sorted(path for path in folder.glob("questions.*") if kind_of_file(path.name))
     if len(paths) > 1:
         names = ", ".join(path.name for path in paths)
@@ -161,197 +139,14 @@ def own_file(folder: Path) -> Path:
     return next(iter(paths), usual)
 
 
-@dataclass(frozen=True, slots=True)
-class OwnQuestions:
-    """The questions of a file; `missing` has one error per missing image, because scoring needs no images."""
-
-    questions: tuple[Question, ...]
-    unread_fields: tuple[UnreadField, ...]
-    warnings: tuple[str, ...]
-    missing: tuple[DataError, ...]
-
-
-def read_questions(path: Path, images: Sequence[Path], *, gold: bool) -> OwnQuestions:
-    """Read the questions of a file in order.
-
-    Args:
-        images: The folders of their images.
-        gold: Whether each needs an `answer`.
-
-    Raises:
-        DataError: A record is invalid; the message has its location and field. An unread field that seems to name an
-            image is an error too, because a question about an image must not be asked without it.
-    """
-    unread: Counter[str] = Counter()
-    warnings: Counter[str] = Counter()
-    # The images in a parquet or tar file are unpacked once, into the user's cache; other files are read as they are.
-    unpacked = open_data(path) if kind_of_file(path.name) in (".parquet", ".tar", ".tar.gz", ".tgz") else None
-    inside = [] if unpacked is None or unpacked.images is None else [unpacked.images]
-    folders = LenientFolders([*images, *inside], hint="put the image there, or name its folder with --images")
-    is_table = kind_of_file(path.name) in (".csv", ".tsv")
+def read_held_out(run: Path, rule: MatchRule) -> OwnQuestions:
+    """Read the samples of a run that it did not train on, as questions with their source."""
+    held = HeldOutSamples(run)
+    notes: Counter[str] = Counter()
+    reader = SampleReader(rule, Counter(), notes)
     questions: dict[str, Question] = {}
-    for record in _records(path, unpacked, unread):
-        if isinstance(record.value, DataError):
-            raise record.value
-        if not isinstance(record.value, dict):
-            raise RecordError(record.location, "", f"expected an object, got {shown(record.value)}", FORM)
-        fields = _from_cells(record.value, record.location) if is_table else record.value
-        question = _question(fields, record.location, folders, gold, unread)
-        if (first := questions.setdefault(question.id, question)) is not question:
-            hint = f"give each question its own id; {first.sample.origin} has this one"
-            raise RecordError(record.location, "question_id", f"{question.id!r} occurs twice", hint)
-        if marker := marker_like(question.sample.messages[-1].text):
-            warnings[f"{marker!r} looks like an image marker and is asked as text; images are marked by <image>"] += 1
-    asked = list(questions.values())
-    if is_table and all(WHOLE.fullmatch(question.id) for question in asked):  # integers written as floats
-        asked = [replace(question, id=plain_id(question.id)) for question in asked]
-    return OwnQuestions(
-        tuple(asked),
-        tuple(unread_fields(path, unread, {*FIELDS, *IDS, *TEXTS})),
-        tuple(f"{path}: {count:,} times: {message}" for message, count in warnings.items()),
-        tuple(folders.faults),
-    )
-
-
-def _records(path: Path, unpacked: DataFile | None, unread: Counter[str]) -> Iterator[Record]:
-    if unpacked is not None:
-        unread.update(unpacked.unread or {})
-        return unpacked.records(RECORD, unread)
-    return read_records(path, own_fields=RECORD, by_id=(IDS[0], TEXTS[0]), unread=unread)
-
-
-class LenientFolders(ImageFolders):
-    """Collects image errors in `faults` instead of raising them, for callers that can continue without images."""
-
-    def __init__(self, folders: list[Path], *, hint: str) -> None:
-        super().__init__(folders, hint=hint)
-        self.faults: list[DataError] = []
-        self.base = folders[0]
-
-    def find(self, name: str, location: str, field: str) -> ImageRef:
-        try:
-            return super().find(name, location, field)
-        except DataError as error:
-            self.faults.append(error)
-            return ImageRef(self.base / name)
-
-
-def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, object]:
-    """Convert a table's cells to a record: empty cells are dropped, lists are parsed as JSON."""
-    fields: dict[str, object] = dict(cells)
-    for name in (FIELDS - {"answer"}) & cells.keys():
-        cell = cells[name]
-        if is_missing(cell):
-            fields[name] = None
-        elif name in ("choices", "image", "images") and cell.lstrip().startswith("["):
-            try:
-                fields[name] = json.loads(cell)
-            except ValueError:
-                hint = 'write it as JSON, such as ["a", "b"]'
-                raise RecordError(location, name, f"{shown(cell)} is not a list", hint) from None
-    return fields
-
-
-def _question(
-    fields: Mapping[str, object], location: str, folders: ImageFolders, gold: bool, unread: Counter[str]
-) -> Question:
-    key, asked = _asked(fields, location)
-    name = id_field(fields, location)
-    here: Counter[str] = Counter()
-    count_unread(fields, {*FIELDS, key, name}, here)
-    unread.update(here)
-    refuse_other_media(fields, location)
-    refuse_other_names(fields, here, location)
-    listed, names = image_names(fields, location, unread)
-    _refuse_image_like(fields, location, here, names)
-    turn = Turn(key, "user", split_markers(asked))
-    messages = images_in_place(Turns((turn,), names, listed), location, folders, Counter())
-    if not asked.strip() and not messages[0].images:
-        raise RecordError(location, key, "is empty", "write the question, or remove the record")
-    choices = _choices(fields, location)
-    match = fields.get("match") or "exact"
-    if match not in MATCHES:
-        raise RecordError(location, "match", f"unknown value {shown(match)}", guess(str(match), MATCHES))
-    if choices and match != "choice":
-        unread["choices"] += 1
-    answer = _answer(fields, location, needed=gold)
-    if gold and match == "choice" and (not choices or answer not in LETTERS[: len(choices)]):
-        problem = "does not have the option that `answer` names"
-        raise RecordError(location, "choices", problem, "list the options; `answer` is A, B …")
-    tags = {tag: _tag(fields, tag, location) for tag in ("type", "language")} | {"match": match}
-    value = fields[name]
-    own_id = value if isinstance(value, str) else plain_id(value)
-    sample = Sample(own_id, messages, origin=location)
-    return Question(own_id, sample, answer, tags | ({"choices": choices} if choices else {}))
-
-
-def _asked(fields: Mapping[str, object], location: str) -> tuple[str, str]:
-    """Return the field of the question's text, and the text."""
-    given = [name for name in TEXTS if fields.get(name) is not None]
-    if not given:
-        if form := next((form for form in FORMS if form in fields), None):
-            raise RecordError(location, "text", f"this is a record to train on (`{form}`), not a question", FORM)
-        raise missing_field(fields, location, "text", TEXTS)
-    if given[0] != "text" and any(fields[name] != fields[given[0]] for name in given):
-        problem = f"{' and '.join(given)} may all be the question"
-        raise RecordError(location, given[0], problem, "name the question's field `text`")
-    value = fields[given[0]]
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    return given[0], text_of(value, location, given[0])
-
-
-def _answer(fields: Mapping[str, object], location: str, *, needed: bool) -> str:
-    value = fields.get("answer")
-    if not needed:
-        return str(value) if isinstance(value, str | int) else ""
-    if value is None:
-        raise missing_field(fields, location, "answer", ("answer",), [name for name in OTHER_ANSWERS if name in fields])
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RecordError(location, "answer", f"expected text, got {shown(value)}", "write it as a reply would say it")
-    if not bare(str(value)):
-        raise RecordError(location, "answer", "is empty", "write the right answer, or remove the record")
-    return str(value)
-
-
-def _choices(fields: Mapping[str, object], location: str) -> list[object] | None:
-    choices = fields.get("choices")
-    if choices is not None and not isinstance(choices, list):
-        raise RecordError(location, "choices", f"expected a list, got {shown(choices)}", "list the options' texts")
-    if choices and len(choices) > len(LETTERS):
-        problem = f"{len(choices)} options, but only A to E can be chosen"
-        raise RecordError(location, "choices", problem, "give at most five")
-    return choices
-
-
-def _tag(fields: Mapping[str, object], name: str, location: str) -> str | int | float:
-    value = fields.get(name)
-    if value is None or value == "":
-        return "all"
-    if not isinstance(value, str | int | float):
-        raise RecordError(location, name, f"expected text, got {shown(value)}", "write one word, such as `colour`")
-    return value
-
-
-def _refuse_image_like(
-    fields: Mapping[str, object], location: str, unread: Collection[str], images: Collection[str]
-) -> None:
-    """Raise RecordError if an unread field seems to contain an image; `images`: the images that are read."""
-    known = {_file_name(image) for image in images}
-    for name in unread:
-        value, written = fields[name], str(name).lower()
-        if not value or value != value:
-            continue
-        if LIKE_OTHER_MEDIA.search(written):
-            raise RecordError(location, name, "videos and audio are not read, only images", "remove the record")
-        names_one = isinstance(value, str) and NAMES_AN_IMAGE.search(value.strip()) is not None
-        is_named_so = LIKE_AN_IMAGE.search(written) is not None
-        if not images and (names_one or is_named_so):
-            hint = f"rename `{name}` to `image`, or remove the field if the question is not about an image"
-            raise RecordError(location, name, "is not read, and the record has no `image` or `images`", hint)
-        if names_one and is_named_so and _file_name(str(value)) not in known:
-            raise RecordError(location, name, f"is not read: {shown(value)}", "list all images in `images`, in order")
-
-
-def _file_name(path: str) -> str:
-    return path.replace("\\", "/").rsplit("/", 1)[-1].strip()
+    for source, sample in held:
+        for question in map(with_match, reader.of_sample(sample, source=source)):
+            named = with_own_id(question, questions)
+            questions[named.id] = named
+    return OwnQuestions(tuple(questions.values()), tuple(held.unread_fields), warning_lines(run, notes), (), True)

@@ -4,7 +4,7 @@ MM-Vet (arXiv 2308.02490): grades from 0 to 1, over six capabilities and their c
 mm-vet.json -> questions -> replies -> judge's prompt with question | answer | reply -> grades -> means by capability
 
 LLaVA-Bench (arXiv 2304.08485): the judge rates GPT-4's answer and the model's, side by side.
-questions, captions, GPT-4's answers, rule -> request -> "8 7" and a review -> 100 x model's mean / GPT-4's mean
+questions, captions, GPT-4's answers, rule.json -> request -> "8 7" and a review -> 100 x model's mean / GPT-4's mean
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Korean benchmarks: K-MMBench, K-SEED, K-DTCBench, K-LLaVA-W (arXiv 2411.19103) and KOFFVQA (arXiv 2503.23730).
 
 Replies to multiple-choice questions are parsed by each benchmark's published rule; `lenient` also accepts the usual
-ways in which Koreans write an option. K-SEED and K-DTCBench take the first character, as their publisher's harness
-does. K-LLaVA-W is LLaVA-Bench in Korean. KOFFVQA has a rubric per question, from 0 to 10; an answer in another language
-has 0.
+ways in which Koreans write an option. For K-SEED and K-DTCBench, the first character of a reply is the answer, as in
+their publisher's harness. K-LLaVA-W is LLaVA-Bench in Korean. KOFFVQA has a rubric per question, from 0 to 10 points. A
+reply in another language than Korean gets 0 points.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A Korean POPE built from boxes: yes-no questions about objects that are or are not in an image.
 
-COCO annotations -> the things in each image -> as many others, random, frequent or co-occurring -> questions
+COCO annotations -> the objects in each image, and as many absent ones (random, frequent or co-occurring) -> questions
+
 A fixed seed decides every choice, so a folder always gives the same questions with the same ids.
 """
 

@@ -1,8 +1,9 @@
 """MMBench: each question is asked with its options in every rotation, and is right only if all are. arXiv 2307.06281
 
 *mmbench*.tsv -> questions -> replies -> matcher -> circular accuracy
-In the file, rotation k of question i has the index i + k x 1,000,000. Its rotations are used as they are: some last
-options ("all above are not right") keep their position.
+
+In the file, rotation k of question i has the index i + k x 1,000,000. vistune takes the rotations from the file and
+does not compute them, because some last options ("all above are not right") keep their position in every rotation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """MME: fourteen abilities, with one yes and one no question per image. https://arxiv.org/abs/2306.13394
 
-The score of an ability is the share of right questions plus the share of images with both right, in per cent (at most
-200). Perception adds ten abilities, cognition four (the benchmark's calculation.py).
+The score of an ability is the share of questions with a right answer plus the share of images whose two answers are
+both right, in per cent (at most 200). The score for perception is the sum of ten abilities, that for cognition the sum
+of four (the benchmark's calculation.py).
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
 """Open questions with short answers: VQAv2, TextVQA, VizWiz and GQA.
 
-VQAv2 (https://arxiv.org/abs/1612.00837): the official vqaEval.py with its quirks. If all ten people say the same,
-answers are compared unchanged, so "Yes." to ten times "yes" is wrong. Figures are rounded to two digits, as it does.
+VQAv2 (https://arxiv.org/abs/1612.00837): the official vqaEval.py with its quirks. If all ten people give the same
+answer, answers are compared unchanged, so "Yes." is wrong if all ten answered "yes". Figures are rounded to two digits,
+as in vqaEval.py.
 
-TextVQA (https://arxiv.org/abs/1904.08920): both sides in the server's form (mmf's m4c evaluator). LLaVA-1.5 was
-measured with OCR tokens in the prompt: they are in its question file, and without that file the prompt has none.
+TextVQA (https://arxiv.org/abs/1904.08920): replies and right answers are normalised as on the benchmark's server (mmf's
+m4c evaluator). LLaVA-1.5 was measured with OCR tokens in the prompt: they are in its question file, and without that
+file the prompt has none.
 
-VizWiz (https://arxiv.org/abs/1802.08218): questions of blind people about their photographs. The test answers are on
-the server, so there is only its upload.
+VizWiz (https://arxiv.org/abs/1802.08218): questions of blind people about their photographs. Only the benchmark's
+server has the test answers, so vistune writes the file to upload and no figures.
 
-GQA (https://arxiv.org/abs/1902.09506): compositional questions over scene graphs. Figures of the benchmark's eval.py:
-accuracy over balanced questions, of yes-no and open questions, by type, steps and words, and the distance of the
-answers' distribution from the right one (lower is better). Validity and plausibility need files that are not released
-for testdev, so they are omitted; the original prints 0.
+GQA (https://arxiv.org/abs/1902.09506): compositional questions over scene graphs. The figures are those of the
+benchmark's eval.py: accuracy over balanced questions; accuracy of yes-no and open questions, by type, steps and words;
+and the distance of the answers' distribution from the right one (lower is better). Validity and plausibility need files
+that are not released for testdev, so they are omitted; eval.py prints 0.
 """
 
 from __future__ import annotations

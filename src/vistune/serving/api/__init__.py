@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vistune.serving.api.run_samples import RunSample
 
 MB = 2**20
 
@@ -45,3 +49,4 @@ class Settings:
     key_file: Path | None = None  # API keys, one per line
     fetch_from: Sequence[str] = ()  # hosts from which images may be fetched
     limits: Limits = field(default_factory=Limits)
+    samples: tuple[RunSample, ...] | None = None  # of the page, for a model that knows the built-in scenes only

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vistune.serving.api.service import ServerMetrics
 
 logger = logging.getLogger("vistune.serving")
+PAGE_FILES = "/page/"  # scripts, styles and sample images of the page: logged only in debug mode
 
 CHAT, ATTENTION = MODEL_PATHS = "/v1/chat/completions", "/v1/looks"  # paths whose requests use the model
 OPEN_PATHS = PATHS | {"/health"}  # without a key: a browser has none before the page asks for it
@@ -169,7 +170,9 @@ class Guard:
             self.metrics.requests.labels(route, str(status or 499)).inc()
             method = scope["method"] if scope["method"] in METHODS else "other"
             seconds = time.monotonic() - start
-            logger.info("%s %s %s %d %.3f s", request_id, method, route, status or 499, seconds)
+            is_asset = str(route).startswith(PAGE_FILES) and (status or 499) < 400
+            level = logging.DEBUG if is_asset else logging.INFO
+            logger.log(level, "%s %s %s %d %.3f s", request_id, method, route, status or 499, seconds)
 
     def _check(self, scope: Scope) -> None:
         """Raise Refusal for a request that may not pass. Uses the path that routing uses, not one from headers."""

@@ -73,7 +73,10 @@ def make_app(service: ModelService) -> FastAPI:
         return JSONResponse(body, headers=unused_header(unused))
 
     async def page(request: Request) -> Response:
-        content_type, data = static.contents()[request.scope["path"]]
+        file = static.contents(service.samples).get(request.scope["path"])
+        if file is None:
+            raise Refusal(404, "this model has fewer sample images", code="not_found")
+        content_type, data = file
         return Response(data, media_type=content_type, headers=static.HEADERS)
 
     for path in sorted(static.PATHS):

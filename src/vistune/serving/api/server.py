@@ -105,6 +105,7 @@ class Server(uvicorn.Server):
         self.socket = _listen(settings.host, settings.port)
         fetcher = Fetcher(frozenset(host.lower() for host in settings.fetch_from))
         self.service = ModelService(assistant, name=settings.name, limits=settings.limits, fetcher=fetcher)
+        self.service.samples = settings.samples
         self._drain_began: float | None = None
         super().__init__(
             uvicorn.Config(
@@ -166,7 +167,7 @@ class Server(uvicorn.Server):
 
 def serve(assistant: Assistant, settings: Settings, *, announce: Callable[[str], None]) -> None:
     """Answer requests until the process is asked to stop; call `announce` with the address when the server listens."""
-    if not logger.handlers:
+    if not logger.hasHandlers():  # the command line prints the log itself
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)

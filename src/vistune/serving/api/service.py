@@ -26,6 +26,7 @@ from vistune.processor import load_bytes
 from vistune.serving.api import Limits
 from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.guard import Refusal, conversation_refusal, image_refusal
+from vistune.serving.api.run_samples import RunSample
 from vistune.serving.api.schema import ChatRequest, ModelBody, read_request
 from vistune.types import ImageRef, Message
 
@@ -163,6 +164,7 @@ class ModelService:
         self.started = int(time.time())
         self.active: set[ActiveRequest] = set()
         self.is_draining = False
+        self.samples: tuple[RunSample, ...] | None = None  # of the page; None: the built-in ones
         self._bodies = 0  # bytes of all bodies that are being received
         self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="vistune reader")
         self.attention_thread = ThreadPoolExecutor(1, thread_name_prefix="vistune attention")  # one map at a time

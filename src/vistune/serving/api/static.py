@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from vistune.grounding import Scene, ask
 from vistune.scenes import render, scenes_of
+from vistune.serving.api.run_samples import RunSample
 from vistune.translations import catalogue
 
 FOLDER = Path(__file__).parents[1] / "page"
@@ -46,16 +47,34 @@ HEADERS = {
 
 
 @cache
-def contents() -> Mapping[str, tuple[str, bytes]]:
-    """Return the content type and the bytes of every path."""
+def contents(own: tuple[RunSample, ...] | None = None) -> Mapping[str, tuple[str, bytes]]:
+    """Return the content type and the bytes of every path.
+
+    Args:
+        own: For a model that knows the built-in scenes only: the samples that it answered correctly.
+    """
     files = {path: (TYPES[Path(name).suffix], (FOLDER / name).read_bytes()) for path, name in FILES.items()}
     korean = json.dumps(catalogue("serving/page/words", "ko"), ensure_ascii=False).encode()
-    return {**files, KOREAN: (TYPES[".json"], korean), **_samples()}
+    return {**files, KOREAN: (TYPES[".json"], korean), **(_samples() if own is None else _own_samples(own))}
+
+
+def _own_samples(own: Sequence[RunSample]) -> dict[str, tuple[str, bytes]]:
+    """Return the files of a run's samples."""
+    files = {path: ("image/png", sample.png) for path, sample in zip(SAMPLE_IMAGES, own, strict=False)}
+    questions = {path: sample.questions for path, sample in zip(files, own, strict=True)}
+    return {**files, SAMPLES: _listing(questions, scenes_only=True)}
+
+
+def _listing(questions: Mapping[str, Mapping[str, str]], *, scenes_only: bool) -> tuple[str, bytes]:
+    """Return the list of samples as JSON. `questions`: by the path of the image, and by language."""
+    rows = [{"picture": path, "questions": dict(by_language)} for path, by_language in questions.items()]
+    listing = {"scenes_only": scenes_only, "samples": rows}
+    return "application/json", json.dumps(listing, ensure_ascii=False).encode()
 
 
 def _samples() -> dict[str, tuple[str, bytes]]:
     """Draw held-out scenes, and write their list with a question about each."""
-    rows: list[dict[str, object]] = []
+    listed: dict[str, Mapping[str, str]] = {}
     files: dict[str, tuple[str, bytes]] = {}
     scenes = list(scenes_of("heldout", max(SAMPLE_SCENES) + 1, SEED))
     for (number, kind), path in zip(SAMPLE_SCENES.items(), SAMPLE_IMAGES, strict=True):
@@ -65,8 +84,8 @@ def _samples() -> dict[str, tuple[str, bytes]]:
         drawn = Image.fromarray(render(scenes[number]))
         drawn.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(buffer, "PNG")
         files[path] = "image/png", buffer.getvalue()
-        rows.append({"picture": path, "questions": questions})
-    files[SAMPLES] = "application/json", json.dumps(rows, ensure_ascii=False).encode()
+        listed[path] = questions
+    files[SAMPLES] = _listing(listed, scenes_only=False)
     return files
 
 

@@ -240,7 +240,9 @@ function showTheme() {
 }
 
 async function showSamples() {
-  const rows = await api.samples().catch(() => []); // samples are optional
+  const listing = await api.samples().catch(() => ({ samples: [] })); // samples are optional
+  const rows = listing.samples;
+  $("scenes-only").hidden = !listing.scenes_only;
   $("samples").hidden = !rows.length;
   $("sample-list").replaceChildren(...rows.map(({ picture, questions }) => {
     const question = questions[language] ?? questions.en;

@@ -17,28 +17,48 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vistune.errors import RecipeError
-from vistune.model import VisionLanguageModel, head_loss, supervised_positions
+from vistune.model import VisionLanguageModel, head_loss, supervised_positions, token_losses
 from vistune.planner.sizes import Parallelism
-from vistune.recipe import Recipe, Stage
+from vistune.recipe import Preference, Recipe, Stage
 from vistune.training.distributed.world import World
 from vistune.training.optimizer import State
+from vistune.training.preference import answers_of, preference_loss
 from vistune.types import Batch
 
 MOST_OF_A_GPU = 0.6  # that weights, gradients and AdamW's state may take under `auto`; the rest is for activations
 
 
 class ModelWithLoss(nn.Module):
-    """The model and its loss in one forward pass: DDP and FSDP2 need every trainable parameter used inside one."""
+    """The model and its loss in one forward pass: DDP and FSDP2 need every trainable parameter used inside one.
 
-    def __init__(self, model: VisionLanguageModel) -> None:
+    `preference`: the loss on rows of preference pairs.
+    """
+
+    def __init__(self, model: VisionLanguageModel, preference: Preference | None = None) -> None:
         super().__init__()
         self.model = model
+        self.preference = preference
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss summed over the row's supervised tokens, and the loss of each without gradient."""
+        """Return the row's summed loss, and without gradient the loss of each supervised token.
+
+        For a row of preference pairs, return MEASURES of each pair instead. The pass that computes the reference, which
+        has no reference and no gradient, returns the log-probability of each answer.
+        """
+        states, positions, targets = self.predicting(batch)
+        if not batch.pair_documents:
+            loss = head_loss(states, self.model.head, targets)
+            return loss.sum, loss.tokens
+        answers = answers_of(token_losses(states, self.model.head, targets), positions, batch)
+        if self.preference is None or (not torch.is_grad_enabled() and batch.reference is None):
+            return answers.log_probabilities.sum(), answers.log_probabilities.detach()
+        return preference_loss(answers, batch, self.preference)
+
+    def predicting(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the hidden states (n, width) that predict supervised tokens, their positions, and these tokens."""
         positions, targets = supervised_positions(batch.labels, batch.starts)
-        loss = head_loss(self.model(batch, positions), self.model.head, targets)
-        return loss.sum, loss.tokens
+        states: Tensor = self.model(batch, positions)
+        return states, positions, targets
 
 
 def choose_parallelism(recipe: Recipe, stage: Stage, model: VisionLanguageModel, world: World) -> Parallelism:
@@ -117,22 +137,27 @@ def whole_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
-def copy_on_first(world: World) -> Callable[[Tensor], Tensor]:
-    """Return a function by which rank 0 takes whole copies; the others send their shards and keep nothing."""
+def take_on_first(world: World) -> Callable[[Tensor], Tensor]:
+    """Return a function by which rank 0 takes whole tensors; the others send their shards and keep nothing.
 
-    def copy(tensor: Tensor) -> Tensor:
+    On a GPU it takes copies, also of AdamW's step counts, which are on the CPU. On a CPU it takes the tensors
+    themselves, so training must wait until they are written.
+    """
+
+    def take(tensor: Tensor) -> Tensor:
         if world.is_first:
-            return whole_copy(tensor)
+            in_place = world.device == "cpu" and not isinstance(tensor, DTensor)
+            return tensor.detach() if in_place else whole_copy(tensor)
         if isinstance(tensor, DTensor):
             tensor.full_tensor()
         return torch.empty(0)
 
-    return copy
+    return take
 
 
-def copy_states(states: Sequence[State], copy: Callable[[Tensor], Tensor]) -> list[State]:
-    """Copy the states of optimizers, their tensors by `copy`."""
-    return [_map_state(state, lambda index, value: copy(value) if isinstance(value, Tensor) else value)
+def take_states(states: Sequence[State], take: Callable[[Tensor], Tensor]) -> list[State]:
+    """Collect the states of optimizers, their tensors by `take`."""
+    return [_map_state(state, lambda index, value: take(value) if isinstance(value, Tensor) else value)
             for state in states]  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """The processes of a run: one, or those that torchrun started; they exchange values and texts.
 
 RANK, WORLD_SIZE, LOCAL_RANK (set by torchrun) -> open_world() -> World: gather, agree, first_alone
-Scalars always go by gloo between CPUs; gradients and shards by NCCL on GPUs, by gloo without.
+
+Scalars are always exchanged between CPUs, by gloo. Gradients and shards are exchanged by NCCL between GPUs, and by gloo
+without GPUs.
 """
 
 from __future__ import annotations
