@@ -54,6 +54,9 @@ REASONS = ("datagen/checks.py",)
 # Modules whose errors answer a program in English: a client of the HTTP API reads a request's errors.
 FOR_PROGRAMS = ("serving/api/", "generation/fields.py", "generation/messages.py")
 MOST_VARIANTS = 24  # of a text with several choices
+# Calls of these names that print no text of theirs: the argument is the name of an event.
+NOT_FOR_USERS = {"cli/progress.py": ("report",)}
+COMMAND_LINE = re.compile(r"(  |\{\w+\} )vistune [a-z]")  # an example of a command, the same in every language
 PART_OF_A_TEXT = re.compile(r" \S|,|\(")  # how a text begins that only continues another one
 WORD = re.compile(r"[\"'(`\[]*[A-Za-z][A-Za-z'-]+[,.;!?)\"'`]*")
 NO_NAMES = frozenset({"join", "map", "str", "sorted", "f", "for", "in", "if", "else", "len", "self", "some", "shown"})
@@ -82,6 +85,8 @@ def user_texts() -> tuple[UserText, ...]:
 def texts_of(path: Path, module: str) -> Iterator[tuple[str, int]]:
     """Yield the texts of a file, each with its line."""
     calls = {**CALLS, **CALLS_OF_MODULES.get(module, {})}
+    for name in NOT_FOR_USERS.get(module, ()):
+        del calls[name]
     tree = ast.parse(path.read_text(encoding="utf-8"))
     constants = {
         target.id: node.value
@@ -210,7 +215,7 @@ def piece(part: ast.expr, names: Mapping[str, ast.expr], depth: int) -> list[str
 
 def is_language(text: str) -> bool:
     """Return whether a text has words of its own: not only values, options, paths and units."""
-    return any(word not in ("kB]", "is", "are") for word in words_of(text))
+    return not COMMAND_LINE.match(text) and any(word not in ("kB]", "is", "are") for word in words_of(text))
 
 
 def words_of(text: str) -> list[str]:
