@@ -7,6 +7,9 @@ import re
 import pytest
 from user_texts import UserText, user_texts
 
+from vistune.cli.plan_tables import PARTS
+from vistune.cli.progress import EVENT_VALUES, GREY_LOSS, VALUES
+from vistune.interop import verify_stages as stages
 from vistune.serving.chat import COMMANDS
 from vistune.translations import PLACEHOLDER, korean_texts, translate
 
@@ -44,6 +47,13 @@ def test_the_walk_finds_the_texts() -> None:
     assert len(texts) > 1200
     assert "train needs a run folder" in texts
     assert "steps unknown (give --samples)" in {part for text in texts for part in text.split("; ")}
+
+
+def test_the_words_in_tables_are_korean() -> None:
+    """Progress and tables take these words from constants, which the walk does not see."""
+    statuses = (stages.EQUAL, stages.DIFFERS, stages.KNOWN, stages.UNSEEN, stages.NOT_JUDGED)
+    words = (*PARTS, *VALUES.values(), *EVENT_VALUES.values(), GREY_LOSS, *statuses)
+    assert [word for word in words if word not in korean_texts()] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -29,7 +29,10 @@ CALLS: Mapping[str, tuple[int | str, ...]] = {
     "print_lines": tuple(range(20)),
     "print_message": (0,),
     "phrase": (0,),
+    "Difference": (1, 2),
+    "StageResult": (1, 2),
     "say": (0,),
+    "print": (0,),
     "note": (0,),
     "on_message": (0,),
     "report": (0,),
@@ -47,10 +50,14 @@ LINE_FUNCTIONS = (
     "constant_loss", "exploding_loss", "unsupervised_step", "blind_model", "warning", "slow",
     "_note", "_report", "compare_with_forecast",
 )  # fmt: skip
+LINE_FUNCTIONS_OF_MODULES = {"evaluation/comparison.py": ("remarks",)}
 # Calls that only these modules make for users: pydantic shows a recipe's ValueErrors.
 CALLS_OF_MODULES: Mapping[str, Mapping[str, tuple[int, ...]]] = {"recipe/schema.py": {"ValueError": (0,)}}
-# Modules in which the texts that functions return are the reasons for rejecting a sample.
-REASONS = ("datagen/checks.py",)
+# Modules in which the texts that functions return are reasons: for rejecting a sample, or for a difference.
+REASONS = (
+    "datagen/checks.py", "interop/replies.py", "interop/verify.py", "interop/verify_server.py",
+    "interop/verify_stages.py",
+)  # fmt: skip
 # Modules whose errors answer a program in English: a client of the HTTP API reads a request's errors.
 FOR_PROGRAMS = ("serving/api/", "generation/fields.py", "generation/messages.py")
 MOST_VARIANTS = 24  # of a text with several choices
@@ -98,7 +105,7 @@ def texts_of(path: Path, module: str) -> Iterator[tuple[str, int]]:
     functions = [node for node in ast.walk(tree) if isinstance(node, Function)]
     owners = {id(child): function for function in functions for child in ast.walk(function)}
     for function in functions:
-        if function.name in LINE_FUNCTIONS:
+        if function.name in (*LINE_FUNCTIONS, *LINE_FUNCTIONS_OF_MODULES.get(module, ())):
             yield from texts_in(function, constants)
     for node in ast.walk(tree):
         if module in REASONS and isinstance(node, ast.Return) and node.value is not None:
