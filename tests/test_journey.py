@@ -156,4 +156,4 @@ def test_photographs_without_a_question_end_before_training(tmp_path: Path) -> N
 
 def test_options_for_photographs_need_data() -> None:
     done = CliRunner().invoke(app, ["quickstart", "--vision", "tower", "--labels", "labels.yaml"])
-    assert "--vision, --labels are only used with --data" in str(done.exception)
+    assert "--vision, --labels: only used with --data" in str(done.exception)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from vistune.cli.log import print_message, using
+from vistune.cli.app import print_error
+from vistune.cli.log import log, print_message, using
 from vistune.cli.progress import duration, progress_bar, progress_lines, terminal_bar
 from vistune.cli.settings import Level, LogFormat, Settings
+from vistune.errors import RecipeError
 
 STEP = {"step": 0, "loss": 2.5, "learning_rate": 1e-3, "tokens_per_second": 3200.0, "memory_gb": 1.25}
 
@@ -35,7 +38,7 @@ def test_a_stage_prints_its_steps_and_events_without_a_terminal(capsys: pytest.C
     assert lines[1].startswith("tune: 2 of 3, loss 2.500, learning rate 1.0e-03, 3,200 tokens/s, 1.2 GB")
     assert lines[-3] == "tune: 3 of 3, validation loss 2.1000"
     assert lines[-2] == "tune: 3 of 3, checkpoint run/checkpoints/1-tune-000003"
-    assert lines[-1].startswith("tune: 3 of 3 in 0 s, loss 2.400, ")
+    assert re.match(r"tune: 3 of 3 in \d+ s, loss 2\.400, ", lines[-1])
 
 
 def test_the_lines_are_korean_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,10 +83,68 @@ def test_quiet_prints_no_progress_and_no_message(
     assert capsys.readouterr().err == ""
 
 
-def test_a_short_task_without_events_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("seconds", "lines"), [(3600.0, 0), (0.0, 1)])
+def test_a_task_without_events_is_silent_if_it_is_short(
+    seconds: float, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vistune.cli.progress.SILENT_SECONDS", seconds)
     with using(Settings()), progress_lines("read", 3) as advance:
         advance(3)
-    assert capsys.readouterr().err == ""
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+def test_only_the_first_process_of_torchrun_shows_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with using(Settings(log_format="json")), progress_bar("tune", 2) as advance:
+            advance(2, values=STEP)
+            print_message("the loss explodes")
+        printed.append([json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()])
+    assert printed == [["start", "message", "end"], ["message"]]
+
+
+def test_a_json_line_of_a_diverged_step_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    with using(Settings(log_format="json")), progress_bar("tune", 2) as advance:
+        advance(2, values={**STEP, "loss": float("nan")})
+    end = [json.loads(line, parse_constant=refuse) for line in capsys.readouterr().err.splitlines()][-1]
+    assert (end["loss"], end["learning_rate"]) == (None, 1e-3)
+    assert "loss nan" in end["message"]
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+@pytest.mark.parametrize("level", ["normal", "verbose"])
+def test_the_traceback_of_an_error_is_printed_if_asked(
+    level: Level, format_: LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        raise RecipeError("wrong", "mend it")
+    except RecipeError as error:
+        with using(Settings(level=level, log_format=format_)):
+            print_error(error)
+    printed = capsys.readouterr().err
+    assert ("Traceback (most recent call last)" in printed) == (level == "verbose")
+    if format_ == "json":
+        line = json.loads(printed)
+        assert (line["event"], line["exit_code"], line["message"]) == ("error", 2, "vistune: wrong. Fix: mend it")
+
+
+def test_a_line_that_cannot_be_printed_is_reported_and_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    class Unprintable:
+        def __str__(self) -> str:
+            raise ValueError("cannot be printed")
+
+    with using(Settings(log_format="json")):
+        log.info("read", extra={"values": {"file": Unprintable()}})
+        print_message("next")
+    printed = capsys.readouterr().err
+    assert "--- Logging error ---" in printed
+    assert json.loads(printed.splitlines()[-1])["message"] == "next"
 
 
 def test_a_task_that_fails_says_where(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +155,7 @@ def test_a_task_that_fails_says_where(capsys: pytest.CaptureFixture[str]) -> Non
 
     with pytest.raises(KeyError):
         fail()
-    assert "tune: stopped at 1 of 3 after 0 s" in capsys.readouterr().err
+    assert re.search(r"tune: stopped at 1 of 3 after \d+ s", capsys.readouterr().err)
 
 
 def test_a_bar_shows_the_values_and_puts_events_above(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Whole sessions as text, at 80 and 120 columns and in both languages: help, recipes, init and plan.
 
-`VISTUNE_WRITE_SESSIONS=1 pytest tests/cli/test_sessions.py` writes the files again. Rows of this machine are left out.
+`VISTUNE_WRITE_SESSIONS=1 pytest tests/cli/test_sessions.py` writes the files again. Rows of this machine are omitted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def session(name: str, language: str, capsys: pytest.CaptureFixture[str]) -> str
     assert run(command) == 0
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if not line.startswith(OWN_ROWS)]
     lines = [f"$ vistune {' '.join(command)}", *lines]
-    if name.startswith("plan"):  # columns are as wide as the rows that are left out
+    if name.startswith("plan"):  # columns are as wide as the omitted rows
         lines = [re.sub(" {2,}", "  ", line) for line in lines]
     if name == "init":
         lines += ["$ cat mine.yaml", *Path("mine.yaml").read_text(encoding="utf-8").splitlines()]
@@ -59,7 +59,7 @@ def test_a_session_is_as_recorded(
     if os.environ.get("VISTUNE_WRITE_SESSIONS"):
         file.write_text(found, encoding="utf-8")
     expected = file.read_text(encoding="utf-8")
-    if name.startswith("plan"):  # the rows of this machine are left out, but its figures move the line breaks
+    if name.startswith("plan"):  # the figures of this machine's omitted rows move the line breaks
         assert found.split() == expected.split()
     else:
         assert found == expected

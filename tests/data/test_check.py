@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from vistune.cli.app import app
 from vistune.data import all_samples, check, index
-from vistune.errors import RecipeError
+from vistune.errors import DataError, RecipeError
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import DataSource, Model
@@ -240,7 +240,7 @@ def test_anyres_cannot_do_without_pictures(tiny_backbones: Path, tmp_path: Path)
 
 
 def test_kinds_that_no_stage_selects_are_told_and_a_record_without_one_is_a_fault(tmp_path: Path) -> None:
-    from vistune.api import check_data
+    from vistune.api import check_data, dry_run
     from vistune.recipe import load_recipe
 
     turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "no"}]
@@ -252,5 +252,10 @@ def test_kinds_that_no_stage_selects_are_told_and_a_record_without_one_is_a_faul
     assert report.warnings["of kind 'detial', which no stage selects"] == 1
     [fault] = report.faults
     assert "kind: is missing, but the recipe selects" in fault.detail
-    every = load_recipe("quickstart", ["stages.align.kinds=null"])
+    second_stage_selects = load_recipe("quickstart", ["stages.align.kinds=null"])
+    assert check_data(source, recipe=second_stage_selects).faults == [fault], "the second stage would refuse it"
+    with pytest.raises(DataError) as refused:
+        dry_run(load_recipe("quickstart", [f"data={source[0].file}", "stages.align.kinds=null"]))
+    assert str(refused.value) == fault.detail
+    every = load_recipe("quickstart", ["stages.align.kinds=null", "stages.tune.kinds=null"])
     assert not check_data(source, recipe=every).faults

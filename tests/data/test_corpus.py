@@ -50,7 +50,7 @@ def written(name: str, folder: Path) -> Path:
 
 
 def checked(path: Path, processor: Processor) -> CheckReport:
-    return check([DataSource(file=path)], processor, tokens_per_row=CORPUS.TOKENS_PER_ROW)
+    return check([DataSource(file=path)], processor, lambda _: [SelectionRules(tokens_per_row=CORPUS.TOKENS_PER_ROW)])
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Image size", "ignore:Truncated File Read")

@@ -218,9 +218,10 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert picked == chosen(take="random 3")[0]
     short = select_records(DataSource(file=path, take="random 6"), processor)  # type: ignore[arg-type]
     assert len(short.records) == 5
-    assert short.remark == f"{path}: `take: random 6` asks for more records than there are; all 5 are used"
+    [remark] = short.remarks
+    assert remark == f"{path}: `take: random 6` asks for more records than there are; all 5 are used"
     enough = select_records(DataSource(file=path, take="last 5"), processor)  # type: ignore[arg-type]
-    assert not enough.remark
+    assert not enough.remarks
     assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
     lengths = index(path, [tmp_path], processor).lengths
     longest = int(max(lengths))

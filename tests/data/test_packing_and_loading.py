@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vistune.data import Loader, PixelCache, Prefetch, check, epoch_size, plan_epoch, plan_stage
+from vistune.data import Loader, PixelCache, Prefetch, SelectionRules, check, epoch_size, plan_epoch, plan_stage
 from vistune.data.packing import epoch_samples, pack, shuffled
 from vistune.errors import DataError
 from vistune.model import read_spec
@@ -175,7 +175,7 @@ def test_check_names_what_is_too_long_and_reads_on_past_a_broken_file(processor:
     def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
         yield lambda count, total=None: seen.extend([(label, count)] * count)
 
-    report = check(sources, processor, tokens_per_row=150, progress=progress)
+    report = check(sources, processor, lambda _: [SelectionRules(tokens_per_row=150)], progress=progress)
     found = [(fault.id, fault.reason) for fault in report.faults]
     assert found == [("", "bad_file"), ("", "bad_file"), ("long", "too_long"), ("short", "bad_picture")]
     assert "do not fit a row of 150" in report.faults[2].detail

@@ -145,7 +145,7 @@ def test_the_rule_teacher_gives_reasons_and_does_not_overwrite_its_data(folder: 
         ("mine.jsonl", ("--boxes-as", "nonsense"), r"--boxes-as 'nonsense': no such form of boxes.*pixels \(corners\)"),
         ("mine.jsonl", ("--teacher", "openai"), r"--teacher openai needs a model. Fix: add --model"),
         ("mine.jsonl", ("--model", "m"), r"--model m: the rule teacher uses no model. Fix: add --teacher openai"),
-        ("mine.jsonl", ("--budget", "5"), r"--budget is only used with --teacher openai"),
+        ("mine.jsonl", ("--budget", "5"), r"--budget: only used with --teacher openai"),
         ("mine.jsonl", ("--kinds", "detail,x"), r"unknown kind 'x'"),
     ],
 )
@@ -170,12 +170,12 @@ def test_check_counts_one_fault_as_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch are only used with --teacher"),
-        (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature is only used with --teacher"),
-        (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images is not used with --no-images"),
-        (["train", "quickstart", "--dry-run", "--resume"], "--resume is not used by --dry-run"),
-        (["evaluate", "--list", "--task", "pope", "--letters"], "--task, --letters are not used by --list"),
-        (["export", "m", "o", "--layout", "llava-hf", "--base", "b"], "--base is for --layout peft, not for llava-hf"),
+        (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch: only used with --teacher"),
+        (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature: only used with --teacher"),
+        (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images: not used with --no-images"),
+        (["train", "quickstart", "--dry-run", "--resume"], "--resume: not used by --dry-run"),
+        (["evaluate", "--list", "--task", "pope", "--letters"], "--task, --letters: not used by --list"),
+        (["export", "m", "o", "--layout", "llava-hf", "--base", "b"], "--base: for --layout peft, not for llava-hf"),
     ],
 )
 def test_an_option_without_effect_is_refused(folder: Path, command: list[str], words: str) -> None:

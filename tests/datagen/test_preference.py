@@ -91,6 +91,49 @@ def test_a_pair_that_is_wrong_is_one_fault(
     assert problem in fault.detail
 
 
+ODD: list[Any] = [5, "fr", [], ["x"], [5], {"a": 1}, True]
+
+
+@pytest.mark.parametrize("name", ["language", "images", "claim", "aspect", "form", "about", "chosen", "rejected"])
+def test_values_of_other_types_are_faults_of_their_record(pairs: Path, tmp_path: Path, name: str) -> None:
+    row = next(row for row in records(pairs) if row["claim"]["aspect"] == "count")
+    (tmp_path / "pictures.jsonl").write_bytes((pairs / "pictures.jsonl").read_bytes())
+    for boxes in (True, False):
+        for value in ODD:
+            changed = {**row, "claim": {**row["claim"], name: value}} if name in row["claim"] else {**row, name: value}
+            if name == "images":
+                del changed["image"]
+            (tmp_path / "mine.json").write_text(json.dumps([changed]), encoding="utf-8")
+            report = check([DataSource(file=tmp_path / "mine.json")], None, images=False)
+            assert report.rows == 1
+            has_type = value in ([], ["x"]) if name == "about" else value == "fr"
+            if name in row["claim"] and boxes and not has_type:
+                assert [fault.reason for fault in report.faults] == ["bad_claim"]
+        (tmp_path / "pictures.jsonl").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image": 5}, {"captions": [5]}, {"crowds": [{}]}, {"label": None}, {"x0": "a"}, {"attributes": [1]},
+     {"attributes": {"color": 5}}],
+)  # fmt: skip
+def test_boxes_of_another_form_are_a_fault_of_the_file(pairs: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    [name] = change
+    row = records(pairs)[0]
+    lines = [json.loads(line) for line in (pairs / "pictures.jsonl").read_text(encoding="utf-8").splitlines()]
+    line = next(line for line in lines if line["boxes"])
+    changed = {**line, **change} if name in ("image", "captions", "crowds") else {
+        **line, "boxes": [{**line["boxes"][0], **change}]
+    }  # fmt: skip
+    (tmp_path / "pictures.jsonl").write_text(json.dumps(changed) + "\n", encoding="utf-8")
+    (tmp_path / "mine.json").write_text(json.dumps([row]), encoding="utf-8")
+    [fault] = check([DataSource(file=tmp_path / "mine.json")], None, images=False).faults
+    assert (fault.reason, "pictures.jsonl:1: no boxes of an image (unexpected value" in fault.detail) == (
+        "bad_file",
+        True,
+    )
+
+
 def test_an_answer_about_an_object_without_a_box_is_found_in_other_pairs(pairs: Path, tmp_path: Path) -> None:
     row = next(row for row in records(pairs) if row["claim"]["aspect"] == "count" and row["language"] == "en")
     (tmp_path / "pictures.jsonl").write_bytes((pairs / "pictures.jsonl").read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from typer.testing import CliRunner
 from vistune import api
 from vistune.cli.app import app
 from vistune.cli.evaluation import folder_of
+from vistune.cli.evaluation_tables import print_comparison
+from vistune.cli.log import using
+from vistune.cli.settings import Settings
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import (
     TASKS,
@@ -72,12 +76,25 @@ def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     (table,) = figures_tables(comparison)
     assert (table.task, table.count, table.columns[0]) == ("file", 20, "accuracy")
     assert {name: values[0] for name, values in table.rows.items()} == {"good": "0.9000", "bad": "0.1500"}
-    text = "\n".join(remarks(comparison))
+    text = "\n".join(map(str, remarks(comparison)))
     assert "good answers 16 better than bad, 1 worse; +75.0 points" in text
     assert "file, good: no sign that the model uses the image: the 95 % interval of the gain includes zero" in text
     even = compare({"a": [good], "b": [good]}).to_dict()["tasks"][0]["pairs"][0]
     assert (even["wins"], even["losses"]) == ([], [])
     assert even["words"] == "no sign that either is better: the interval includes zero"
+
+
+@pytest.mark.parametrize("labels", [("good",), ("good", "bad"), ("bad", "good"), ("good", "same")])
+def test_a_comparison_is_printed_in_korean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: tuple[str, ...]
+) -> None:
+    right = {"good": set(range(18)), "bad": {0, 1, 19}, "same": set(range(18))}
+    comparison = compare({label: [measurement(tmp_path, label, right[label])] for label in labels})
+    with using(Settings(language="ko")):
+        print_comparison(comparison, tmp_path if len(labels) > 1 else None)
+    printed = capsys.readouterr().out.replace(str(tmp_path), "")
+    assert "질문 20개" in printed
+    assert set(re.findall("[A-Za-z]{3,}", printed)) <= {*labels, "file", "accuracy", "comparison", "html", "all"}
 
 
 def test_the_page_shows_images_questions_answers_and_gold(tmp_path: Path) -> None:

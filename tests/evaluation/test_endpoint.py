@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from reference import Bench, make
+from reference import Bench, make, save
 from running_servers import Running, running, saying
 from typer.testing import CliRunner
 
 from vistune import api
-from vistune.cli.app import app
+from vistune.cli.app import app, korean_message
+from vistune.cli.log import in_language
 from vistune.errors import BudgetError, RecipeError
-from vistune.evaluation.endpoint import labels_with_endpoints
+from vistune.evaluation.endpoint import ANSWERED_FAULTS, labels_with_endpoints
 from vistune.files import read_jsonl, write_jsonl
 from vistune.llm_client import Endpoint
-from vistune.recipe import Model, Recipe, Stage
-from vistune.runs import checkpoint
 from vistune.scenes import write_world
 from vistune.serving.api import Limits
 
@@ -34,12 +34,7 @@ def bench(tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Ben
 
 @pytest.fixture(scope="module")
 def local(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "mine"
-    layout = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
-    recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    tensors = checkpoint.snapshot(bench.model, {"projector", "language"})
-    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, tensors=tensors)
-    return folder
+    return save(bench, tiny_backbones, tmp_path_factory.mktemp("models") / "mine")
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +129,16 @@ def test_a_reply_that_is_cut_off_while_thinking_is_wrong_and_reported(
     assert done.exit_code == 0, done.output
     rows = [row for _, row in read_jsonl(tmp_path / "scenes.predictions.jsonl")]
     assert all((row["text"], row["finish_reason"], row["right"]) == ("", "length", 0) for row in rows)
-    assert f"tiny: {len(rows)} answers count as they are, although their reply has: cut_off" in done.stderr
+    assert f"tiny: {len(rows)} replies were cut off and count as they are" in done.stderr
+    with saying(served, "red"):
+        done = CliRunner().invoke(app, [*words, "--again"])
+    assert "replies in" in done.stderr
+    assert "count as" not in done.stderr, "no reply has a fault"
+
+
+def test_messages_about_faulty_replies_are_korean() -> None:
+    for fault in ANSWERED_FAULTS.values():
+        assert "답변 1,200개" in in_language(fault.message.format(model="tiny", count=1200), "ko")
 
 
 def test_local_models_and_endpoints_are_in_one_table(
@@ -156,8 +160,9 @@ def test_local_models_and_endpoints_are_in_one_table(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--endpoint", URL], "--endpoint: which model there is not given"),
-        (["--model", "tiny", "MODEL"], "--model is only used with --endpoint"),
+        (["--endpoint", URL], "--endpoint: the name of the model is missing"),
+        (["--model", "tiny", "MODEL"], "--model: only used with --endpoint"),
+        (["--endpoint", URL, "--model", "tiny", "--dtype", "bf16"], "--dtype: only used with a model folder"),
         (
             ["--endpoint", URL, "--model", "tiny"],
             "--endpoint: needs a folder for the replies",
@@ -173,7 +178,11 @@ def test_options_that_do_not_fit_together(
 ) -> None:
     given = [{"OUT": str(tmp_path), "MODEL": str(local)}.get(word, word) for word in words]
     done = CliRunner().invoke(app, ["evaluate", *given, "--task", "scenes", "--data", str(world)])
+    assert isinstance(done.exception, RecipeError)
     assert problem in str(done.exception)
+    message, hint = korean_message(done.exception).split(". 고치는 법: ")
+    assert re.search("[가-힣]", message)
+    assert re.search("[가-힣]", hint)
 
 
 def test_the_budget_is_never_exceeded(tmp_path: Path, world: Path, endpoint: Endpoint) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 
 from vistune.evaluation.judge import read_verdict
 from vistune.evaluation.parsing import (
-    choice_of,
     evalai_form,
     first_character,
+    lenient_letter,
     letter_in,
     matched,
     one_line,
@@ -28,7 +28,7 @@ PARSERS: dict[str, tuple[Callable[[str], object], Callable[[object], bool]]] = {
     "letter": (lambda reply: letter_in(reply, OPTIONS), lambda said: said is None or said in "ABCDZ"),
     "option": (lambda reply: option_in(reply, OPTIONS), lambda said: said is None or said in OPTIONS),
     "matched": (lambda reply: matched(reply, OPTIONS), lambda said: said is None or said in "ABCDZ"),
-    "choice": (lambda reply: choice_of(reply, OPTIONS), lambda said: said is None or said in "ABCDZ"),
+    "choice": (lambda reply: lenient_letter(reply, OPTIONS), lambda said: said is None or said in "ABCDZ"),
     "first character": (first_character, lambda said: said is None or "A" <= str(said) <= "Z"),
     "yes or no": (yes_or_no, lambda said: said in ("yes", "no", None)),
     "koffvqa": (read_score, lambda said: isinstance(said, int) and 0 <= said <= 10),

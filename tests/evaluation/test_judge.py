@@ -193,4 +193,4 @@ def test_options_of_a_judge_without_a_judge_are_refused(tmp_path: Path) -> None:
         [*command, "--extra-body", "{}", "--budget", "3"], capture_output=True, text=True, timeout=120, check=False
     )
     assert found.returncode == 2
-    assert "--budget, --extra-body are only used with --judge. Fix: add --judge MODEL" in found.stderr
+    assert "--budget, --extra-body: only used with --judge. Fix: add --judge MODEL" in found.stderr

@@ -15,7 +15,7 @@ from PIL import Image
 from vistune.errors import DataError
 from vistune.evaluation import EvaluationRequest, ModelOptions, score
 from vistune.evaluation.models import evaluate_models
-from vistune.evaluation.parsing import choice_of, first_character, matched, yes_or_no
+from vistune.evaluation.parsing import first_character, lenient_letter, matched, yes_or_no
 from vistune.evaluation.predictions import read_sheet
 from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
@@ -198,7 +198,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     ],
 )
 def test_what_people_write_is_understood_or_left_alone(reply: str, letter: str | None) -> None:
-    assert choice_of(reply, {"A": "a dog", "B": "friends", "C": "a cat lies on the sofa", "D": "wood"}) == letter
+    assert lenient_letter(reply, {"A": "a dog", "B": "friends", "C": "a cat lies on the sofa", "D": "wood"}) == letter
 
 
 @pytest.mark.parametrize(
@@ -218,5 +218,5 @@ PIECES = st.sampled_from(
 def test_no_reply_breaks_a_parser(reply: str) -> None:
     options = {"A": "cat", "B": "dog", "C": ""}
     assert matched(reply, options) in (None, "A", "B", "C", "Z")
-    assert choice_of(reply, options) in (None, "A", "B", "C", "Z")
+    assert lenient_letter(reply, options) in (None, "A", "B", "C", "Z")
     assert yes_or_no(reply) in (None, "yes", "no")

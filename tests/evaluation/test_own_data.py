@@ -243,6 +243,17 @@ def test_a_long_answer_compared_by_exact_match_is_warned_of(folder: Path) -> Non
     assert task.warnings == ()
 
 
+def test_answers_that_are_not_compared_need_not_fit_their_match(folder: Path) -> None:
+    """`vistune answer` asks the questions of a data file and compares nothing."""
+    long = llava("8", turns=("Describe it.", "word " * 20))
+    write_jsonl(folder / "d.jsonl", [llava("7", turns=TURNS[:2], match="number"), long])
+    task = File(folder / "d.jsonl", gold=False)
+    assert [question.id for question in task.questions()] == ["7", "8"]
+    assert task.warnings == ()
+    with pytest.raises(DataError, match="has no number"):
+        File(folder / "d.jsonl").questions()
+
+
 def test_dialogues_are_asked_under_every_condition_and_by_kind(folder: Path, model: Path) -> None:
     records = [
         llava(str(k), image=f"{k % 3}.jpg", kind=("chat", "count")[k % 2], turns=TURNS[: 2 + k % 2 * 2])

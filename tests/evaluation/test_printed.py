@@ -69,6 +69,9 @@ def test_what_only_a_server_scores_says_so(tmp_path: Path) -> None:
     output = shown("score", "vizwiz", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl")
     assert "no figure here" in output
     assert "--submission" in output
+    korean = shown("score", "vizwiz", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl", "--lang", "ko")
+    assert "여기서는 점수를 낼 수 없음" in korean
+    assert "no figure" not in korean
 
 
 @pytest.mark.parametrize("task", ["scenes", "vizwiz"])

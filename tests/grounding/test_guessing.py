@@ -100,6 +100,24 @@ def test_korean_questions_are_measured() -> None:
     assert result.guessed > 0.95
 
 
+def test_korean_choices_are_read_from_short_answers_and_sentences() -> None:
+    """The words of a sentence that repeat the question name no option."""
+
+    def write(rng: random.Random) -> Turns:
+        first, second = rng.sample(("사슴", "개", "말", "고양이"), 2)
+        answer = rng.choice((first, second))
+        both = f"{first}{'과' if first in ('사슴', '말') else '와'} {second}"
+        question = rng.choice(
+            (f"{both} 가운데 어느 쪽이 더 크게 보이나요?", f"더 크게 보이는 쪽은 {first}인가요, {second}인가요?")
+        )
+        particle = "이" if answer in ("사슴", "말") else "가"
+        return [(question, rng.choice((answer, f"{answer}{particle} 더 크게 보입니다.", f"{answer}입니다.")))]
+
+    [result] = measure_guessing(conversations(write, "ko"))
+    assert (result.type, result.questions, result.uniform_guess) == ("which", 600, 0.5)
+    assert result.guessed < 0.55
+
+
 def test_open_answers_and_small_groups_are_not_measured() -> None:
     long = "The man walks along the beach because he wants to look at the waves in the morning."
     assert measure_guessing(conversations(lambda rng: [("Why does the man walk?", long)])) == []
@@ -135,7 +153,8 @@ def test_a_question_and_its_translation_have_the_same_type(section: str) -> None
         ("Who is running?", "누가 달리고 있나요?", "who"),
         ("Why is it wet?", "왜 젖어 있나요?", "why"),
         ("How is the weather?", "날씨는 어떠한가요?", "how"),
-        ("Are there more dogs than cats?", "개가 고양이보다 더 많은가요?", "is_there"),
+        ("Are there more dogs than cats?", "개가 고양이보다 더 많은가요?", "more_than"),
+        ("Do you see fewer dogs than cats?", "고양이보다 개가 더 적나요?", "more_than"),
         ("Is the dog to the left of the cat?", "개는 고양이의 왼쪽에 있나요?", "yes_no"),
         ("Describe the picture.", "사진을 설명해 주세요.", "request"),
         ("If one dog left, how many would remain?", "개 한 마리가 떠나면 몇 마리가 남나요?", "how_many"),
@@ -143,3 +162,7 @@ def test_a_question_and_its_translation_have_the_same_type(section: str) -> None
 )
 def test_types_agree_between_the_languages(english: str, korean: str, expected: str) -> None:
     assert (question_type(english), question_type(korean)) == (expected, expected)
+
+
+def test_a_number_in_a_comparison_is_not_another_object() -> None:
+    assert question_type("Are there more than two dogs?") == "is_there"

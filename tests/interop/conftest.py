@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from trained_models import save_trained
 
-from vistune.model import add_adapters, build, read_spec
-from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Lora, Model, Recipe, Stage
-from vistune.runs import checkpoint
+from vistune.recipe import Lora
 
 Tensors = dict[str, torch.Tensor]
 
@@ -72,23 +70,11 @@ def original(tiny_backbones: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def tuned(tiny_backbones: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A model folder whose parts have learnt: every tensor of them moved at random."""
+    """A model folder over the tiny backbones, with the named parts trained."""
 
-    def make(*learnt: str, lora: Lora | None = None, **choices: Any) -> Path:
+    def make(*trained: str, lora: Lora | None = None, **choices: Any) -> Path:
         named = {"vision": str(tiny_backbones / "vision"), "language": str(tiny_backbones / "language"), **choices}
-        recipe = Recipe(model=Model(**named), stages=(Stage(name="tune", learn={"projector": 1e-3}, steps=1),))
-        spec = read_spec(recipe.model)
-        torch.manual_seed(4)
-        model = build(recipe.model, spec, seed=1)
-        if lora is not None:
-            model.language = add_adapters(model.language, lora)
-        with torch.no_grad():
-            for part in learnt:
-                for _, parameter in model.parts()[part]:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        processor = Processor(load_tokenizer(recipe.model.language), spec)
-        checkpoint.save(tmp_path / "tuned", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, learnt))
-        return tmp_path / "tuned"
+        return save_trained(tmp_path / "tuned", trained, seed=4, scale=0.1, lora=lora, **named)
 
     return make
 

@@ -125,11 +125,52 @@ def test_pickles_and_adapters_over_a_local_base_are_refused(tuned: Make, hub: Hu
     assert push(tmp_path / "hf", hub).skipped == ("notes.log",)
     assert "notes.log" not in hub.files[REPO]
     (tmp_path / "hf" / "old.bin").write_bytes(b"pickle")
-    with pytest.raises(RecipeError, match="only safetensors are uploaded"):
+    with pytest.raises(RecipeError, match="only safetensors and GGUF are uploaded"):
         push(tmp_path / "hf", hub)
 
 
-@pytest.mark.parametrize(("status", "reason"), [(401, "hf auth login"), (403, "hf auth login"), (400, "answers 400")])
+def test_private_is_never_uploaded_to_a_public_repository(run: Path, hub: Hub) -> None:
+    hub.files[REPO], hub.private[REPO] = {}, False
+    with pytest.raises(RecipeError, match=f"--private: {REPO} exists already and is public"):
+        push(run, hub, private=True)
+    assert not hub.files[REPO]
+    hub.private[REPO] = True
+    push(run, hub, private=True)
+    assert "model.safetensors" in hub.files[REPO]
+
+
+def test_without_private_the_owners_default_holds(run: Path, hub: Hub) -> None:
+    hub.default = "private"
+    push(run, hub)
+    assert hub.private[REPO]
+
+
+@pytest.mark.parametrize("repo", ["my-model", "a/b/c", "me/a--b", "me/모델", "-me/model", "me/model.git"])
+def test_a_name_that_the_hub_does_not_accept_is_refused(repo: str, run: Path) -> None:
+    with pytest.raises(RecipeError, match="is not OWNER/NAME"):
+        api.push(run, repo, dry_run=True)
+
+
+@pytest.mark.parametrize(("options", "name"), [({"layout": "llava-hf"}, "--layout"), ({"merge": True}, "--merge")])
+def test_options_of_the_export_are_refused_for_an_exported_folder(
+    options: dict[str, Any], name: str, run: Path, hub: Hub, tmp_path: Path
+) -> None:
+    export_model(run / "checkpoints" / "0-tune-000001", tmp_path / "hf", layout="llava-hf")
+    with pytest.raises(RecipeError, match=f"{name}: .* is not a run or a model folder"):
+        push(tmp_path / "hf", hub, **options)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, "hf auth login"),
+        (403, "hf auth login"),
+        (400, "answers 400.*check the name, --revision and the model card"),
+        (404, "answers 404.*check the name, --revision and the model card"),
+        (429, "answers 429.*try again later"),
+    ],
+)
 def test_what_the_hub_refuses_is_one_line(status: int, reason: str, run: Path, hub: Hub) -> None:
     hub.status = status
     with pytest.raises(HubError, match=reason) as caught:

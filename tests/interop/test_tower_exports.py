@@ -26,8 +26,8 @@ def make_run(folder: Path, backbones: Path, *kinds: str, trained: bool = False, 
     for kind in kinds:
         save_tower(kind, folder / kind, resize=side_of(kind) + 12)
     vision = tuple(str(folder / kind) for kind in kinds)
-    settings = {"language": str(backbones / "language"), "feature_norm": "off", **changes}
-    model = Model(vision=vision if len(vision) > 1 else vision[0], **settings)
+    named = {"vision": vision if len(vision) > 1 else vision[0]} if vision else {}
+    model = Model(**{**named, "language": str(backbones / "language"), "feature_norm": "off", **changes})
     recipe = Recipe(model=model, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
     spec = read_spec(model)
     built = build(model, spec, seed=1)
@@ -80,6 +80,27 @@ def test_what_transformers_llava_cannot_do_is_refused(
     with pytest.raises(RecipeError, match=reason):
         export_model(run, tmp_path / "hf", layout="llava-hf")
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("layout", "reason"),
+    [
+        ("llava-hf", "this model's images have different grids of patches"),
+        ("llava-original", "a vision tower of the kind siglip2_vision_model"),
+        ("peft", "this model has no adapters"),
+    ],
+)
+def test_a_model_is_refused_before_it_computes(
+    layout: str, reason: str, towers: Path, tiny_backbones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compute(*_: object) -> None:
+        raise AssertionError("a refused model was computed")
+
+    run = make_run(tmp_path, tiny_backbones, vision=str(towers / "naflex"), projector="mlp2x_gelu")
+    monkeypatch.setattr("vistune.interop.export.probe_ours", compute)
+    with pytest.raises(RecipeError, match=reason):
+        export_model(run, tmp_path / "out", layout=layout)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from verified_models import save_model
 
 import vistune
 from vistune.errors import CheckpointError, DiskError, RecipeError
-from vistune.interop.certificate import FILE, read_certificate
+from vistune.interop.certificate import FILE, POSITIONS, read_certificate
 from vistune.interop.export import export_model
 from vistune.interop.sketches import sketch
+from vistune.interop.verify import run_ours
+from vistune.interop.verify_stages import StageResult, compare_stages
 from vistune.recipe import Lora
 
 Fault = Callable[[Path], None]
@@ -189,6 +192,23 @@ def test_our_engine_names_the_stage_too(copied: Path, name: str) -> None:
     assert result.first_difference.stage == stage, result.stages
 
 
+def test_missing_positions_differ_unless_they_cannot_be_computed(exported: Path) -> None:
+    certificate = read_certificate(exported)
+    program = run_ours(exported, certificate, "cpu")
+
+    def first_difference(omitted: int) -> StageResult | None:
+        results = {name: replace(result, steps=result.steps[:3], omitted=omitted)  # type: ignore[index]
+                   for name, result in program.results.items()}  # fmt: skip
+        stages = compare_stages(certificate, replace(program, results=results))
+        return next((stage for stage in stages if stage.status == "differs"), None)
+
+    assert first_difference(POSITIONS - 3) is None
+    missing = first_difference(0)
+    assert missing is not None
+    assert missing.stage == "language model"
+    assert missing.detail.endswith(f"the program gives logits at 3 positions of the answer, expected {POSITIONS}")
+
+
 def test_weights_that_are_initialised_or_not_used_are_listed(copied: Path) -> None:
     def rename(tensors: dict[str, torch.Tensor]) -> None:
         name = next(name for name in tensors if name.endswith("layers.0.mlp.up_proj.weight"))
@@ -216,7 +236,8 @@ def test_other_layouts_have_a_certificate_too(tiny_backbones: Path, tmp_path: Pa
     export_model(folder, tmp_path / "out", layout=layout)
     assert vistune.verify(tmp_path / "out").first_difference is None
     if layout == "peft":
-        result = vistune.verify(tmp_path / "out", "transformers")
+        shutil.move(tmp_path / "out", tmp_path / "moved")  # the config still names the base by its former path
+        result = vistune.verify(tmp_path / "moved", "transformers")
         assert result.first_difference is None, result.stages
 
 

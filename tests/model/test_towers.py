@@ -17,7 +17,13 @@ from torch import Tensor
 from tower_images import SHAPES, images, spec_for, tiles
 from tower_kinds import COMMON, KINDS, LAYERS, save_tower, saved_config, side_of
 from tower_kinds import REFUSED as REFUSED_TOWERS
-from transformers import AutoImageProcessor, BitImageProcessorPil, SmolVLMImageProcessorPil, TimmWrapperConfig
+from transformers import (
+    AutoImageProcessor,
+    BitImageProcessorPil,
+    LlavaImageProcessorPil,
+    SmolVLMImageProcessorPil,
+    TimmWrapperConfig,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from vistune.errors import RecipeError
@@ -258,6 +264,26 @@ def test_the_whole_image_is_the_tile_of_a_processor_that_cuts_tiles(tmp_path: Pa
     processor.save_pretrained(tmp_path)
     rules = image_rules(str(tmp_path))
     assert (rules["image_fit"], rules["image_side"], rules["image_resize"]) == ("stretch", 64, 0)
+
+
+@pytest.mark.parametrize("crops", [True, False])
+def test_the_processor_of_llava_is_compared_on_an_image_that_it_does_not_pad(crops: bool, tmp_path: Path) -> None:
+    rules: dict[str, Any] = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}, "do_pad": True}
+    LlavaImageProcessorPil(**rules, do_center_crop=crops).save_pretrained(tmp_path)
+    read = image_rules(str(tmp_path))
+    assert (read["image_fit"], read["image_side"], read["image_resize"]) == ("crop", 56, 0)
+
+
+def test_a_processor_of_llava_that_does_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version of transformers could change its arithmetic."""
+    LlavaImageProcessorPil(do_pad=True).save_pretrained(tmp_path)
+    image_rules(str(tmp_path))
+    normalize = LlavaImageProcessorPil.normalize
+    monkeypatch.setattr(LlavaImageProcessorPil, "normalize", lambda *args, **more: normalize(*args, **more) / 2)
+    with pytest.raises(RecipeError, match=r"on an image of .* pixels its normalised pixels differ by"):
+        image_rules(str(tmp_path))
 
 
 @pytest.mark.parametrize(

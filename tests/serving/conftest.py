@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reference import Bench, make
+from reference import Bench, make, save
 from running_servers import Running, running
 
-from vistune.recipe import Model, Recipe, Stage
-from vistune.runs import checkpoint
 from vistune.serving.api import Limits
 
 
@@ -21,12 +19,7 @@ def bench(tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Ben
 
 @pytest.fixture(scope="session")
 def model_folder(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    layout = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
-    recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    tensors = checkpoint.snapshot(bench.model, {"projector", "language"})
-    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, tensors=tensors)
-    return folder
+    return save(bench, tiny_backbones, tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")

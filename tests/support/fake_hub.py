@@ -20,6 +20,7 @@ class Hub:
 
     Attributes:
         files: Contents by repository and name.
+        default: The visibility of repositories if the request names none.
         status: If it is not 200, the answer to every request.
     """
 
@@ -28,6 +29,7 @@ class Hub:
     private: dict[str, bool] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)  # LFS objects by SHA-256
     requests: list[str] = field(default_factory=list)
+    default: str = "public"
     status: int = 200
 
 
@@ -66,7 +68,12 @@ def running_hub() -> Iterator[Hub]:
                 self.send({})
 
         def do_GET(self) -> None:
-            if not self.refused():
+            if self.refused():
+                return
+            repo = self.path.removeprefix("/api/models/")
+            if repo in hub.files:
+                self.send({"id": repo, "private": hub.private[repo]})
+            else:
                 self.send({"error": "not found"}, 404)
 
         def do_POST(self) -> None:
@@ -77,9 +84,11 @@ def running_hub() -> Iterator[Hub]:
             if path == "/api/repos/create":
                 asked = json.loads(data)
                 repo = "/".join(filter(None, (asked.get("organization"), asked["name"])))
-                hub.private[repo] = bool(asked.get("private") or asked.get("visibility") == "private")
-                hub.files.setdefault(repo, {})
-                self.send({"url": f"{hub.url}/{repo}", "name": repo})
+                exists = repo in hub.files
+                if not exists:
+                    hub.private[repo] = asked.get("visibility", hub.default) == "private"
+                    hub.files[repo] = {}
+                self.send({"url": f"{hub.url}/{repo}", "name": repo}, 409 if exists else 200)
             elif path == "/api/validate-yaml":
                 self.send({"errors": [], "warnings": []})
             elif "/preupload/" in path:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from vistune.model import VisionLanguageModel, build, read_spec
 from vistune.processor import Processor, collate, load_tokenizer
-from vistune.recipe import Model
+from vistune.recipe import Model, Recipe, Stage
+from vistune.runs import checkpoint
 from vistune.types import Example, ImageRef, Message
 
 LONG = 24  # tokens of every reference answer
@@ -75,3 +76,12 @@ def make(kind: str, backbones: Path, folder: Path) -> Bench:
     spec = read_spec(recipe)
     processor = Processor(load_tokenizer(backbones / "language"), spec)
     return Bench(build(recipe, spec, seed=0).eval(), processor, stock)
+
+
+def save(bench: Bench, backbones: Path, folder: Path) -> Path:
+    """Write a bench's model as a model folder, with its language model."""
+    layout = Model(vision=str(backbones / "vision"), language=str(backbones / "language"))
+    recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
+    tensors = checkpoint.snapshot(bench.model, {"projector", "language"})
+    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, tensors=tensors)
+    return folder

@@ -50,7 +50,7 @@ LINE_FUNCTIONS = (
     "constant_loss", "exploding_loss", "unsupervised_step", "blind_model", "warning", "slow",
     "_note", "_report", "compare_with_forecast",
 )  # fmt: skip
-LINE_FUNCTIONS_OF_MODULES = {"evaluation/comparison.py": ("remarks",)}
+LINE_FUNCTIONS_OF_MODULES = {"evaluation/comparison_tables.py": ("remarks",)}
 # Calls that only these modules make for users: pydantic shows a recipe's ValueErrors.
 CALLS_OF_MODULES: Mapping[str, Mapping[str, tuple[int, ...]]] = {"recipe/schema.py": {"ValueError": (0,)}}
 # Modules in which the texts that functions return are reasons: for rejecting a sample, or for a difference.
@@ -131,7 +131,7 @@ def counted(call: ast.Call) -> list[str]:
 def composed(call: ast.Call, number: int, text: str) -> list[str]:
     """Return the messages that a call makes of a text."""
     if name_of(call.func) == "refuse_given" and number == 0:
-        return [f"{{options}} {verb} {text}" for verb in ("is", "are")]
+        return [f"{{options}}: {text}"]
     return [text]
 
 

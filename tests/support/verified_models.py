@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from tiny_models import tiny_from
 from tiny_tokenizer import make_tokenizer
+from trained_models import save_trained
 
-from vistune.model import add_adapters, build, read_spec
-from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Lora, Model, Recipe, Stage
-from vistune.runs import checkpoint
+from vistune.processor import load_tokenizer
+from vistune.recipe import Lora
 
 
 def save_model(
@@ -49,18 +48,5 @@ def save_model(
     language.save_pretrained(folder / "language")
     named = {"vision": str(vision), "language": str(folder / "language"), "projector": "mlp2x_gelu", "template": "v1",
              "image_mode": "pad", **choices}  # fmt: skip
-    recipe = Recipe(model=Model(**named), stages=(Stage(name="tune", learn={"projector": 1e-3}, steps=1),))
-    spec = read_spec(recipe.model)
-    torch.manual_seed(5)
-    model = build(recipe.model, spec, seed=1)
-    learnt = ("vision", "projector", *(("adapters",) if lora is not None else ()))
-    if lora is not None:
-        model.language = add_adapters(model.language, lora)
-    with torch.no_grad():
-        for part in learnt:
-            for _, parameter in model.parts()[part]:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    processor = Processor(load_tokenizer(recipe.model.language), spec)
-    tensors = checkpoint.snapshot(model, learnt)
-    checkpoint.save(folder / "model", model, processor, recipe=recipe, tensors=tensors)
-    return folder / "model"
+    trained = ("vision", "projector", *(("adapters",) if lora is not None else ()))
+    return save_trained(folder / "model", trained, seed=5, scale=0.2, lora=lora, **named)

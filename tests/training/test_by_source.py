@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from training_stages import ALIGN, TUNE, MakeRecipe, train
 
-from vistune.data.selection import _short
+from vistune.data.samples import _short
 from vistune.data.stages import plan_stages
 from vistune.model import build, next_token_loss, read_spec
 from vistune.processor import collate

@@ -142,7 +142,11 @@ def test_peft_and_merged_exports_compute_the_same(
         ({"cache_features": "on"}, "cache_features is on, but the stage trains the vision tower"),
         (
             {"lora": {**LORA["lora"], "parts": ["vision"], "targets": ["gate_proj"]}},
-            "no such linear layer in the vision",
+            "'gate_proj': no such linear layer in the vision tower",
+        ),
+        (
+            {"lora": {**LORA["lora"], "parts": ["vision"], "targets": ["q_proj", "q_prj"]}},
+            "'q_prj': no such linear layer in the vision tower",
         ),
         ({"lora": {**LORA["lora"], "parts": ["tower"]}}, "language"),
     ],
@@ -154,13 +158,27 @@ def test_what_cannot_work_is_refused_before_training(
         train(make_recipe({**LORA, **change}), tmp_path / "run")
 
 
+def test_a_tower_gets_adapters_by_those_targets_that_it_has(make_recipe: MakeRecipe) -> None:
+    """Patterns may name layers of the language model only."""
+    recipe = make_recipe(LORA)
+    model = build(recipe.model, read_spec(recipe.model), seed=1)
+    put_adapters(model, Lora(rank=4, alpha=8, parts=("language", "vision"), targets=("v_proj", "gate_proj")))
+    adapted = {
+        name.split(".lora_")[0].rsplit(".", 1)[-1] for name, _ in model.vision.named_parameters() if "lora_" in name
+    }
+    assert adapted == {"v_proj"}
+
+
 def test_an_older_vistune_does_not_read_the_folder_without_them(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     folder = train(make_recipe({**LORA, "steps": 2}), tmp_path / "run")
     assert json.loads((folder / "parts.json").read_text())["format"] == 2
 
 
-def test_the_plan_counts_their_parameters_and_activations(tiny_backbones: Path, make_recipe: MakeRecipe) -> None:
-    lora = Lora(rank=4, alpha=8, parts=ALL)
+@pytest.mark.parametrize("targets", [None, ("attention",), ("q_proj", "down_proj")], ids=str)
+def test_the_plan_counts_their_parameters_and_activations(
+    targets: tuple[str, ...] | None, make_recipe: MakeRecipe
+) -> None:
+    lora = Lora(rank=4, alpha=8, parts=ALL, targets=targets)
     recipe = make_recipe({**LORA, "lora": lora.model_dump()})
     model = build(recipe.model, read_spec(recipe.model), seed=1)
     put_adapters(model, lora)

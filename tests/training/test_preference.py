@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,13 @@ from training_processes import Ranks, train_each_as_rank
 from training_stages import ALIGN, TUNE, MakeRecipe, ask_to_stop, assert_same_runs, train, weights
 
 from vistune import api
+from vistune.cli.log import in_language
+from vistune.data import all_samples
 from vistune.errors import DataError, RecipeError, Stopped
 from vistune.files import read_json
 from vistune.processor import collate, encode_pair, load_tiles
 from vistune.progress import no_progress
-from vistune.recipe import Preference, dump
+from vistune.recipe import DataSource, Preference, dump
 from vistune.runs.folder import MetricsLog, checkpoints_of
 from vistune.training import Run
 from vistune.training.distributed.parallelism import ModelWithLoss
@@ -212,9 +218,82 @@ def test_a_reference_that_is_missing_or_of_other_pairs_is_refused(
     assert len(MetricsLog(tmp_path / "run" / "metrics.jsonl").read()) == 2
 
 
+def test_sigterm_while_the_reference_is_computed(make_recipe: MakeRecipe, pairs: Path, tmp_path: Path) -> None:
+    recipe = make_recipe({**DPO, "tokens_per_row": 400}, data=str(pairs), blind_check=0, workers=2)
+    measured: list[int] = []
+
+    @contextmanager
+    def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
+        def advance(count: int = 1, **event: object) -> None:
+            if label == "dpo reference":
+                measured.append(count)
+                if len(measured) == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        yield advance
+
+    with pytest.raises(Stopped, match="stage dpo: stopped before its first step"):
+        Run(recipe, tmp_path / "run", progress=progress).start(resume=False)
+    assert len(measured) == 1
+    assert not (tmp_path / "run" / "reference").exists()
+    Run(recipe, tmp_path / "run", progress=progress).start(resume=True)
+    assert sum(measured[1:]) == 12
+    again = train(recipe, tmp_path / "again")
+    ran = MetricsLog(tmp_path / "run" / "metrics.jsonl").read()
+    assert [row["loss_hex"] for row in ran] == [row["loss_hex"] for row in again]
+
+
 def test_samples_without_a_rejected_answer_are_refused(make_recipe: MakeRecipe, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.json:2:rejected: is missing, but the stage's objective is dpo"):
         train(make_recipe(DPO, data=str(data)), tmp_path / "run")
+
+
+def test_check_measures_both_sides_as_train_does(make_recipe: MakeRecipe, pairs: Path, tmp_path: Path) -> None:
+    sources = [DataSource(file=pairs)]
+    one_side, both = (
+        api.check_data(sources, recipe=make_recipe({**DPO, **change})) for change in ({"objective": "sft"}, {})
+    )
+    assert one_side.tokens["max"] < both.tokens["min"]
+    assert both.learnt_tokens > one_side.learnt_tokens
+    narrow = {"tokens_per_row": both.tokens["max"] - 1}
+    faults = api.check_data(sources, recipe=make_recipe(ALIGN, {**DPO, **narrow})).faults
+    assert faults
+    assert {fault.reason for fault in faults} == {"too_long"}
+    with pytest.raises(DataError) as caught:
+        train(make_recipe({**DPO, **narrow}, data=str(pairs)), tmp_path / "run")
+    assert str(caught.value) == faults[0].detail
+    assert not api.check_data(sources, recipe=make_recipe({**ALIGN, **narrow})).faults
+
+
+def test_check_applies_to_each_file_the_rules_of_the_stages_that_read_it(
+    make_recipe: MakeRecipe, data: Path, pairs: Path, tmp_path: Path
+) -> None:
+    sources = [DataSource(file=data), DataSource(file=pairs)]
+    details = [fault.detail for fault in api.check_data(sources, recipe=make_recipe(ALIGN, DPO)).faults]
+    assert len(details) == len(all_samples(sources[0]))
+    assert all(":rejected: is missing, but the stage's objective is dpo" in detail for detail in details)
+    with pytest.raises(DataError) as caught:
+        train(make_recipe(ALIGN, DPO), tmp_path / "shared")
+    assert str(caught.value) == details[0]
+    longest = api.check_data(sources[1:], recipe=make_recipe(DPO)).tokens["max"]
+    align, dpo = {**ALIGN, "tokens_per_row": longest - 1}, {**DPO, "tokens_per_row": longest}
+    apart = make_recipe(align, {**dpo, "data": str(pairs)})
+    by_kind = make_recipe({**align, "kinds": ["caption"]}, {**dpo, "kinds": ["preference"]}, data=[data, pairs])
+    for number, recipe in enumerate((apart, by_kind)):
+        report = api.check_data(sources, recipe=recipe)
+        assert not report.faults
+        assert report.tokens["max"] == longest
+        assert train(recipe, tmp_path / str(number))
+
+
+def test_show_says_that_it_shows_one_side(pairs: Path, data: Path) -> None:
+    messages: list[str] = []
+    shown = api.show(DataSource(file=pairs), index=0, on_message=messages.append)
+    assert len(shown) == 1
+    assert messages == [f"{pairs}: 12 preference pairs: only their chosen answers are shown"]
+    assert in_language(messages[0], "ko") == f"{pairs}: 선호 쌍 12개: 선택된 답변만 보여 줍니다"
+    api.show(DataSource(file=data), on_message=messages.append)
+    assert len(messages) == 1
 
 
 def test_ordinary_training_on_pairs_says_that_it_uses_one_side(

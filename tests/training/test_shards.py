@@ -19,6 +19,7 @@ from training_shards import STREAM, add, image, write_shard
 from training_stages import MakeRecipe, assert_same_runs, start_process, train, wait_for_metrics, weights
 
 from vistune import api
+from vistune.cli.log import in_language
 from vistune.data.shards import fetch_shard
 from vistune.data.stages import plan_stages
 from vistune.errors import CheckpointError, DataError, DiskError, RecipeError, TooManyRejects
@@ -376,3 +377,23 @@ def test_fields_of_shards_that_nothing_reads_are_told_once(make: MakeRecipe, sha
     run.start(resume=False)
     [line] = [words for words in told if "similarity" in words]
     assert re.fullmatch(r'.*\.tar: field "similarity" is not read: 3 records; later shards are not counted', line)
+
+
+def test_rejected_answers_of_pairs_in_shards_are_told_once(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:
+    pair = {"prompt": "What colour?", "chosen": "It is red.", "rejected": "It is blue."}
+    for number in range(7):
+        with tarfile.open(shards / f"{number:05}.tar", "a") as tar:
+            add(tar, "pair.png", image("red"))
+            add(tar, "pair.json", json.dumps(pair).encode())
+    told: list[str] = []
+    run = Run(
+        make(tokens_per_row=128, tokens_per_step=384),
+        tmp_path / "run",
+        progress=no_progress,
+        hooks=Hooks(told.append, None),
+    )
+    run.start(resume=False)
+    [line] = [words for words in told if "preference pairs" in words]
+    told_of = r".*\.tar: 1 preference pairs: only their chosen answers are trained on; later shards are not counted"
+    assert re.fullmatch(told_of, line)
+    assert "선택된 답변만 학습합니다. 이후 샤드는 세지 않습니다" in in_language(line, "ko")

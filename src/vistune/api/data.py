@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -309,20 +310,14 @@ def _without_scratch(report: CheckReport, sources: Sequence[DataSource], scratch
 def _check(
     sources: Sequence[DataSource], recipe: Recipe | None, images: bool, page: Path | None, progress: Progress
 ) -> CheckReport:
-    from vistune.data import check
+    from vistune.data import check, rules_for
 
     processor: Processor | None = None
     if recipe is None:
         report = check(sources, None, images=images, progress=progress)
     else:
-        shortest = min(stage.tokens_per_row for stage in recipe.stages)
-        cut = all(stage.too_long == "cut" for stage in recipe.stages)
         processor = check_recipe(recipe)
-        selected = [stage.kinds for stage in recipe.stages]
-        kinds = sorted({kind for kinds in selected for kind in kinds or ()}) if all(selected) else None
-        report = check(
-            sources, processor, images=images, tokens_per_row=shortest, cut=cut, kinds=kinds, progress=progress
-        )
+        report = check(sources, processor, partial(rules_for, recipe), images=images, progress=progress)
     if page is not None:
         from vistune.report.gather import write_check_page
 

@@ -121,7 +121,7 @@ class PushSettings(TypedDict, total=False):
         token: Access token. Default: the one that huggingface_hub has stored.
     """
 
-    layout: str
+    layout: str | None
     merge: bool
     license_name: str | None
     results: tuple[str, ...]

@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from vistune import __version__
-from vistune.cli import data, evaluation, generate, hub, model, recipes, verifying
+from vistune.cli import data, evaluation, generate, hub, model, quickstart, recipes, verifying
 from vistune.cli.commands import Program, Verb, usage_error
 from vistune.cli.log import log, using
 from vistune.cli.settings import CURRENT, LOG_FORMATS, Settings, language_of, read_settings
@@ -33,7 +33,7 @@ TUNABLES = ":".join(f"glibc.malloc.{name}={value}" for name, value in SETTINGS.i
 REUSES_ALIGNED_BLOCKS = (2, 38)
 
 VERBS: Mapping[str, Callable[..., None]] = {
-    "quickstart": model.quickstart,
+    "quickstart": quickstart.quickstart,
     "recipes": recipes.recipes,
     "init": recipes.init,
     "scenes": data.scenes,

@@ -77,11 +77,10 @@ def refuse_given(names: Collection[str], why: str, hint: str) -> None:
 
     Args:
         names: Parameters of the command's function, such as `api_key_file`.
-        why: Why they have no effect here, such as "for a judge, and none is asked".
+        why: Why they have no effect here, such as "only used with --judge".
     """
     if options := [option for name, option in _GIVEN.get().items() if name in names]:
-        verb = "is" if len(options) == 1 else "are"
-        raise RecipeError(f"{', '.join(options)} {verb} {why}", hint)
+        raise RecipeError(f"{', '.join(options)}: {why}", hint)
 
 
 def usage_error(error: TyperException) -> RecipeError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated
 
@@ -11,10 +10,11 @@ import typer
 from rich.text import Text
 
 from vistune.cli.localized import OwnText, TranslatingConsole, in_users_language
-from vistune.cli.log import print_message, stderr
+from vistune.cli.log import phrase, print_message
 from vistune.cli.progress import progress_bar
+from vistune.cli.settings import current_language, is_first_process
 
-__all__ = ["OwnText", "in_users_language", "print_message", "progress_bar", "stderr"]
+__all__ = ["OwnText", "in_users_language", "is_first_process", "print_message", "progress_bar"]
 
 stdout = TranslatingConsole(highlight=False, emoji=False, markup=False)  # ids, paths and answers may contain brackets
 
@@ -44,11 +44,11 @@ def print_lines(*lines: str | Text) -> None:
         stdout.print(line, soft_wrap=True)
 
 
+def say(template: str, **fields: object) -> str:
+    """Fill a template of this package in the user's language."""
+    return phrase(template, current_language(), **fields)
+
+
 def count_of(number: int, noun: str) -> str:
-    """Format a count with its noun: "1 row", "1,200 rows"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def is_first_process() -> bool:
-    """Return whether this is the only process or the first of torchrun's, which prints the results."""
-    return os.environ.get("RANK", "0") == "0"
+    """Format a count with its noun in the user's language: "1 sample", "1,200 samples", "샘플 1,200개"."""
+    return say(f"{{count}} {noun}{'' if number == 1 else 's'}", count=f"{number:,}")

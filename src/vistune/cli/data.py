@@ -17,10 +17,12 @@ from vistune.cli.console import (
     OwnText,
     RecipeName,
     count_of,
+    in_users_language,
     print_json,
     print_lines,
     print_message,
     progress_bar,
+    say,
     stdout,
 )
 from vistune.cli.plan_tables import print_details, print_plan
@@ -108,7 +110,7 @@ def check(
     else:
         print_lines(*check_lines(report, tokens=loaded is not None))
         if page is not None:
-            print_lines(f"page: {page}")
+            print_lines(say("page: {page}", page=page))
     if strict:
         refuse_unread(report.unread_fields)
     if report.faults:
@@ -119,24 +121,32 @@ def check_lines(report: CheckReport, *, tokens: bool) -> list[str]:
     """Describe the result of a check: the first faults and notes, then the counts."""
     from vistune.grounding.guessing import guessing_lines
 
-    lines = [fault.detail for fault in report.faults[:50]]
-    lines += [f"note: {note.detail}" for note in report.notes[:20]]
-    kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in report.kinds.items())
+    lines = [in_users_language(fault.detail) for fault in report.faults[:50]]
+    lines += [say("note: {note}", note=in_users_language(note.detail)) for note in report.notes[:20]]
+    names = {kind: say("without kind") if kind == "none" else kind for kind in report.kinds}
+    kinds = ", ".join(f"{count} {names[kind]}" for kind, count in report.kinds.items()) or say("none")
     lines.append(
-        f"{count_of(report.rows, 'record')}, {count_of(report.images, 'image')} ({kinds or 'none'}); "
+        f"{count_of(report.rows, 'record')}, {count_of(report.images, 'image')} ({kinds}); "
         f"{count_of(len(report.faults), 'fault')}"
     )
     if tokens:
         low, middle, high = (report.tokens[key] for key in ("min", "median", "max"))
+        supervised = f"{report.learnt_tokens:,}"
         lines.append(
-            f"tokens per sample: {low} to {high}, median {middle}; {report.learnt_tokens:,} supervised in total"
+            say(
+                "tokens per sample: {low} to {high}, median {middle}; {supervised} supervised in total",
+                low=low,
+                high=high,
+                middle=middle,
+                supervised=supervised,
+            )
         )
-    lines += [f"warning: {count} × {warning}" for warning, count in report.warnings.items()]
-    lines += guessing_lines(report.guessing)
-    lines += lines_of(report.unread_fields)
+    lines += [say("warning: {count} × {warning}", count=n, warning=warning) for warning, n in report.warnings.items()]
+    lines += map(in_users_language, guessing_lines(report.guessing))
+    lines += map(in_users_language, lines_of(report.unread_fields))
     if report.missing:
         folders = ", ".join(f"{folder} ({count})" for folder, count in report.missing.items())
-        lines.append(f"missing images by folder: {folders}")
+        lines.append(say("missing images by folder: {folders}", folders=folders))
     return lines
 
 

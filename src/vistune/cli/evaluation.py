@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from vistune import api
 from vistune.cli import endpoint as endpoints
@@ -18,25 +15,21 @@ from vistune.cli.console import (
     Device,
     Dtype,
     Json,
-    OwnText,
     Quantize,
-    count_of,
     is_first_process,
     print_json,
     print_lines,
     print_message,
     progress_bar,
-    stdout,
+    say,
 )
+from vistune.cli.evaluation_tables import print_comparison, print_score, print_tasks
 from vistune.errors import RecipeError
 from vistune.records import lines_of
 
-if TYPE_CHECKING:
-    from vistune.evaluation import Comparison, EvaluationResult, ScoreResult
-
+LOADING = ("device", "dtype", "quantize")  # parameters of `evaluate` that an endpoint does not use
 ASKING = (  # parameters of `evaluate` that --list does not use
-    "model", "task", "data", "limit", "blind", "letters", "out", "again", "match", "endpoint", "device", "dtype",
-    "quantize",
+    "model", "task", "data", "limit", "blind", "letters", "out", "again", "match", "endpoint", *LOADING,
 )  # fmt: skip
 JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
@@ -49,7 +42,6 @@ Match = Annotated[
         "judge. KIND=MATCH sets it for one kind; separate several by commas. Default: exact.",
     ),
 ]
-NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
 
 
 def evaluate(
@@ -118,6 +110,8 @@ def evaluate(
     for folder in folders:
         if is_vistune_folder(folder):
             find_model(folder)
+    if not folders:
+        refuse_given(LOADING, "only used with a model folder", "name a model folder too, or remove the option")
     comparison = api.evaluate_all(
         [*folders, *([service] if service is not None else [])],
         tasks_of(task, data, folders),
@@ -139,29 +133,6 @@ def evaluate(
         print_json(trees if len(trees) > 1 else trees[0])
     else:
         print_comparison(comparison, out)
-
-
-def print_comparison(comparison: Comparison, out: Path | None) -> None:
-    """Print the figures of one evaluation, or the table of several."""
-    from vistune.evaluation import figures_tables, remarks
-
-    results = comparison.results
-    if len(results) == 1:
-        stdout.print(result_table(results[0]))
-        print_breakdowns(results[0].score.tables)
-        print_unparsed(results[0].score.unparsed, results[0].score.examples)
-        if (groups := group_table(results[0])).row_count:
-            stdout.print(groups)
-    if len(results) > 1 or comparison.tasks[0].published:
-        for figures in figures_tables(comparison):
-            table = Table("", *figures.columns, title=f"{figures.task}, {count_of(figures.count, 'question')}")
-            for name, values in figures.rows.items():
-                table.add_row(OwnText(name), *values)
-            stdout.print(table)
-        for remark in remarks(comparison):
-            stdout.print(f"- {remark}")
-    if out is not None and len(results) > 1:
-        print_lines(f"{out / 'comparison.html'}: all metrics, and the questions on which the models differ")
 
 
 def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, Path]:
@@ -215,7 +186,13 @@ def answer(
     if as_json:
         print_json(answered.to_dict())
     else:
-        print_lines(f"{out}: {count_of(answered.count, 'answer')}")
+        print_lines(
+            say(
+                "{out}: {count} answers" if answered.count != 1 else "{out}: 1 answer",
+                out=out,
+                count=f"{answered.count:,}",
+            )
+        )
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
@@ -227,61 +204,13 @@ def folder_of(data: Path, task: str, *, many: bool) -> Path:
     return data / task if many and not is_scenes_folder and (data / task).is_dir() else data
 
 
-def result_table(result: EvaluationResult) -> Table:
-    """Return the figures of a result as a table."""
-    table = Table("", "", "", title=f"{result.task}, {result.count} questions")
-    seen = result.intervals.get("with_image")
-    for name, value in result.metrics.items():
-        is_shown_below = seen is not None and name == "accuracy" and value in (seen.value, 100 * seen.value)
-        if not is_shown_below:
-            table.add_row(name, f"{value:.2f}", "")
-    if not result.metrics:
-        table.add_row("no figure here", "", NO_FIGURE)
-    for condition, interval in result.intervals.items():
-        shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}" if interval.has_interval else "too few images"
-        table.add_row(f"accuracy {condition.replace('_', ' ')}", f"{100 * interval.value:.1f} %", shown)
-    if result.majority is not None:
-        table.add_row("majority answer", f"{100 * result.majority:.1f} %", "")
-    if result.gap is not None:
-        table.add_row("gap", f"{100 * result.gap.difference.value:.1f} points", result.gap.words)
-    for condition, change in result.changed.items():
-        name = f"replies changed {condition.replace('_', ' ')}"
-        table.add_row(name, f"{100 * change.share.value:.1f} %", change.words)
-    for condition, reason in result.left_out.items():
-        table.add_row(condition.replace("_", " "), "left out", reason)
-    return table
-
-
-def group_table(result: EvaluationResult) -> Table:
-    """Return the accuracy of each question type, language and source by condition; empty if there is one of each."""
-    conditions = list(result.intervals)
-    table = Table("right, per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
-    for groups in (result.by_type, result.by_language, result.by_source):
-        for name, group in groups.items() if len(groups) > 1 else ():
-            estimates = [group.accuracy[condition] for condition in conditions]
-            shares = [estimate.value if estimate.count else None for estimate in estimates]
-            cells = ["" if share is None else f"{100 * share:.1f}" for share in (*shares, group.majority)]
-            table.add_row(name, *cells)
-    return table
-
-
-def print_tasks(as_json: bool) -> None:
-    """Print every task with its files, source, licence and size."""
-    listed = api.tasks()
-    if as_json:
-        print_json([{"task": name, **asdict(entry)} for name, entry in listed.items()])
-        return
-    for name, entry in listed.items():
-        print_lines(Text.assemble((name, "bold"), f"  {entry.about}"), *(f"    {file}" for file in entry.files))
-        print_lines(f"    from {entry.source} · {entry.licence} · {entry.size}")
-
-
 def score(
     task: Annotated[str, typer.Argument(help="Task name. `vistune evaluate --list` shows all.")],
     data: Annotated[Path, typer.Option(help="Folder with the official files of the benchmark.")],
     predictions: Annotated[Path, typer.Option(help="Predictions file, in any format that is common for the task.")],
     parse: Annotated[
-        str, typer.Option(help="Rule for parsing answers: official, or lenient if the task has it.")
+        str,
+        typer.Option(help="Rule for parsing answers: official (the published rule), or lenient if the task has it."),
     ] = "official",
     submission: Annotated[
         Path | None, typer.Option(help="Also write the file to upload to the benchmark's server.")
@@ -292,34 +221,24 @@ def score(
     base_url: Annotated[
         str, typer.Option(help="judge: URL of an OpenAI-compatible endpoint.")
     ] = "https://api.openai.com/v1",
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="judge: file with the API key. Default: the variable OPENAI_API_KEY.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="judge: maximum number of concurrent requests.", min=1)] = 16,
-    budget: Annotated[
-        float | None,
-        typer.Option(help="judge: maximum cost in dollars. No request is sent that could exceed it.", min=0),
-    ] = None,
-    prices: Annotated[Path | None, typer.Option(help="judge: price table to use instead of the built-in one.")] = None,
+    api_key_file: Annotated[Path | None, endpoints.service_option("judge", "api_key_file")] = None,
+    concurrency: Annotated[int, endpoints.service_option("judge", "concurrency")] = 16,
+    budget: Annotated[float | None, endpoints.service_option("judge", "budget")] = None,
+    prices: Annotated[Path | None, endpoints.service_option("judge", "prices")] = None,
     judgements: Annotated[
         Path | None, typer.Option(help="judge: folder for its replies. Default: next to the predictions.")
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="judge: maximum tokens per reply, for judges that reason first.", min=1)
     ] = None,
-    extra_body: Annotated[
-        str | None,
-        typer.Option(
-            help='judge: JSON object with extra fields for every request, for example {"enable_thinking": false}.'
-        ),
-    ] = None,
+    extra_body: Annotated[str | None, endpoints.service_option("judge", "extra_body")] = None,
     opinions: Annotated[
         int, typer.Option(help="judge: number of grades per answer, which are averaged (mmvet).", min=1)
     ] = 1,
     match: Match = None,
     as_json: Json = False,
 ) -> None:
-    """Score predictions with a benchmark's official rules. They may come from any model."""
+    """Score predictions by a benchmark's published rules. They may come from any model."""
     endpoint = None
     if judge is None:
         refuse_given(JUDGES, "only used with --judge", "add --judge MODEL, or remove the option")
@@ -355,44 +274,4 @@ def score(
         return
     print_score(result)
     if submission is not None:
-        print_lines(f"{submission}: upload this file to the benchmark's server")
-
-
-def print_score(result: ScoreResult) -> None:
-    """Print the figures, by both parse rules if they differ, and examples of missing and unparsed replies."""
-    scored, other = result.scored, result.other
-    titles = [result.rule, *(["lenient" if result.rule == "official" else "official"] if other is not None else [])]
-    table = Table("", *titles, title=f"{result.task}, {scored.count} questions")
-    for name, value in scored.metrics.items():
-        table.add_row(name, f"{value:.4f}", *([f"{other.get(name, value):.4f}"] if other is not None else []))
-    if scored.metrics:
-        stdout.print(table)
-    else:
-        print_lines(f"{result.task}, {scored.count} questions: no figure here, {NO_FIGURE}")
-    print_breakdowns(scored.tables)
-    for count, words in (
-        (scored.missing, "questions without a prediction: counted as wrong"),
-        (result.repeated, "predictions for a question that has a later one: the last counts"),
-    ):
-        if count:
-            print_lines(f"{count} {words}")
-    print_unparsed(scored.unparsed, scored.examples)
-
-
-def print_breakdowns(tables: Mapping[str, Mapping[str, tuple[float, int]]]) -> None:
-    """Print a task's own tables."""
-    for title, groups in tables.items():
-        if not groups:  # the data do not have this breakdown
-            continue
-        breakdown = Table(title, "value", "questions")
-        for group, (value, count) in groups.items():
-            breakdown.add_row(group, f"{value:.2f}", str(count))
-        stdout.print(breakdown)
-
-
-def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:
-    """Print how many answers could not be parsed, with examples."""
-    if count:
-        print_lines(f"{count} answers cannot be parsed; the benchmark's rules decide how they count. Examples:")
-    for name, text in examples:
-        print_lines(f"    {name}: {text[:200]!r}")
+        print_lines(say("{file}: upload this file to the benchmark's server", file=submission))

@@ -10,13 +10,26 @@ import typer
 
 from vistune import api
 from vistune.cli.commands import refuse_given
-from vistune.cli.console import Json, count_of, print_json, print_lines, print_message, progress_bar
+from vistune.cli.console import (
+    Json,
+    count_of,
+    in_users_language,
+    print_json,
+    print_lines,
+    print_message,
+    progress_bar,
+    say,
+)
+from vistune.cli.endpoint import service_option
 from vistune.errors import RecipeError
 from vistune.records import lines_of
 from vistune.registry import lookup
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vistune.datagen import GeneratedData, GenerationConfig, TableForm
+    from vistune.datagen.generate import Spending
 
 TEACHER_OPTIONS = (  # parameters of `generate` that only a remote teacher uses
     "base_url", "api_key_file", "see", "concurrency", "requests_per_minute", "tokens_per_minute", "max_tokens",
@@ -70,30 +83,21 @@ Limit = Annotated[int | None, typer.Option(help="Use only the first N images.", 
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Model = Annotated[str | None, typer.Option(help="openai: name of the model at the endpoint.")]
 BaseUrl = Annotated[str, typer.Option(help="openai: URL of the endpoint.")]
-ApiKeyFile = Annotated[
-    Path | None, typer.Option(help="openai: file with the API key. Default: the variable OPENAI_API_KEY.")
-]
+ApiKeyFile = Annotated[Path | None, service_option("openai", "api_key_file")]
 See = Annotated[bool, typer.Option("--see", help="openai: also send the image to the model.")]
-Concurrency = Annotated[int, typer.Option(help="openai: maximum number of concurrent requests.", min=1)]
-RequestsPerMinute = Annotated[float | None, typer.Option(help="openai: maximum requests per minute.", min=0.1)]
-TokensPerMinute = Annotated[float | None, typer.Option(help="openai: maximum tokens per minute.", min=1)]
+Concurrency = Annotated[int, service_option("openai", "concurrency")]
+RequestsPerMinute = Annotated[float | None, service_option("openai", "requests_per_minute")]
+TokensPerMinute = Annotated[float | None, service_option("openai", "tokens_per_minute")]
 MaxTokens = Annotated[
     int | None,
     typer.Option(help="openai: maximum tokens per reply, including reasoning. Default: 96 to 1024, by kind.", min=1),
 ]
 Temperature = Annotated[float | None, typer.Option(help="openai: sampling temperature. Default: 0.7.", min=0)]
-ExtraBody = Annotated[
-    str | None,
-    typer.Option(
-        help="openai: JSON object with extra fields for every request, for example '{\"enable_thinking\": false}'."
-    ),
-]
+ExtraBody = Annotated[str | None, service_option("openai", "extra_body")]
 Tries = Annotated[int, typer.Option(help="openai: attempts per sample if the checks reject a reply.", min=1)]
 Batch = Annotated[bool, typer.Option("--batch", help="openai: use the Batch API (cheaper, takes up to a day).")]
-Budget = Annotated[
-    float | None, typer.Option(help="openai: maximum cost in dollars. No request is sent that could exceed it.", min=0)
-]
-Prices = Annotated[Path | None, typer.Option(help="openai: price table to use instead of the built-in one.")]
+Budget = Annotated[float | None, service_option("openai", "budget")]
+Prices = Annotated[Path | None, service_option("openai", "prices")]
 AllowDrift = Annotated[
     bool,
     typer.Option(
@@ -230,58 +234,80 @@ def summary(out: Path, generated: GeneratedData) -> list[str]:
     from vistune.grounding.guessing import guessing_lines
 
     reasons = Counter(reject.reason for reject in rejects).most_common()
-    listed = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
-    lines = [f"{out}: {count_of(len(generated.rows), 'sample')}, {len(rejects)} rejected{listed}"]
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    rejected = say("{count} rejected", count=f"{len(rejects):,}")
+    rejected += say(" ({reasons}; see rejects.jsonl)", reasons=listed) if reasons else ""
+    lines = [f"{out}: {count_of(len(generated.rows), 'sample')}, {rejected}"]
     if generated.held_out:
-        lines.append(
-            f"held out: {count_of(len(generated.held_out), 'sample')} (held_out.json), "
-            f"{count_of(len(generated.questions), 'question')} (questions.jsonl)"
-        )
+        samples, questions = count_of(len(generated.held_out), "sample"), count_of(len(generated.questions), "question")
+        held_out = "held out: {samples} (held_out.json), {questions} (questions.jsonl)"
+        lines.append(say(held_out, samples=samples, questions=questions))
     if rejects:
         from vistune.datagen import describe_top_reject
 
-        lines.append(f"most frequent reason: {describe_top_reject(rejects)}")
-    if spent:
-        cost = f"${spent.dollars:.2f}" if spent.priced else "cost unknown (add the model's price with --prices)"
-        if spent.priced and spent.maybe_billed:
-            cost += f", and at most ${spent.maybe_dollars:.2f} for requests without an answer"
-        lines.append(
-            f"{spent.model}: {spent.prompt_tokens:,} prompt tokens, {spent.completion_tokens:,} completion "
-            f"tokens; {cost}"
-        )
-    lines += guessing_lines(generated.guessing)
-    if generated.unknown_labels:
-        names = list(generated.unknown_labels)
-        more = f" and {len(names) - NAMED_LABELS} more" if len(names) > NAMED_LABELS else ""
-        lines.append(
-            f"{count_of(len(names), 'label')} without words in the lexicon: {', '.join(names[:NAMED_LABELS])}{more}; "
-            f"fill in {out / 'labels.yaml'}, and pass it with --labels"
-        )
-    lines += generated.source.lines() if generated.source else []
-    return [*lines, f"report: {out / 'report.html'}"]
+        lines.append(say("most frequent reason: {reason}", reason=in_users_language(describe_top_reject(rejects))))
+    lines += [cost_line(spent)] if spent else []
+    lines += map(in_users_language, guessing_lines(generated.guessing))
+    lines += [unknown_labels_line(out, list(generated.unknown_labels))] if generated.unknown_labels else []
+    lines += map(in_users_language, generated.source.lines() if generated.source else [])
+    return [*lines, say("report: {page}", page=out / "report.html")]
+
+
+def cost_line(spent: Spending) -> str:
+    """Describe the tokens and the cost of the requests of a run."""
+    cost = f"${spent.dollars:.2f}" if spent.priced else say("cost unknown (add the model's price with --prices)")
+    if spent.priced and spent.maybe_billed:
+        unanswered = f"${spent.maybe_dollars:.2f}"
+        cost += say(", and at most {dollars} for requests without an answer", dollars=unanswered)
+    return say(
+        "{model}: {prompt} prompt tokens, {completion} completion tokens; {cost}",
+        model=spent.model,
+        prompt=f"{spent.prompt_tokens:,}",
+        completion=f"{spent.completion_tokens:,}",
+        cost=cost,
+    )
+
+
+def unknown_labels_line(out: Path, names: Sequence[str]) -> str:
+    """Name labels without words in the lexicon, and the file to fill in."""
+    more = len(names) - NAMED_LABELS
+    listed = ", ".join(names[:NAMED_LABELS]) + (say(" and {count} more", count=more) if more > 0 else "")
+    return say(
+        "{labels} without words in the lexicon: {names}; fill in {file}, and pass it with --labels",
+        labels=count_of(len(names), "label"),
+        names=listed,
+        file=out / "labels.yaml",
+    )
 
 
 def plan_lines(plan: api.GenerationPlan) -> list[str]:
     """Describe the requests that a run would send: their number, cost and time."""
     cost, kinds, skipped = plan.cost, plan.cost.kinds, plan.source.skipped
     listed = f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.items())})" if kinds else ""
+    tokens = "{prompt} prompt and {completion} completion tokens ({source})"
+    prompt, completion = f"{cost.prompt_tokens:,}", f"{cost.completion_tokens:,}"
     lines = [
         f"{count_of(cost.requests, 'request')}{listed}",
-        f"{cost.prompt_tokens:,} prompt and {cost.completion_tokens:,} completion tokens ({cost.tokens_by})",
+        say(tokens, prompt=prompt, completion=completion, source=cost.tokens_by),
     ]
     if cost.dollars is None or cost.dollars_at_most is None:
-        lines.append(f"cost unknown: {cost.how_to_price}")
+        lines.append(say("cost unknown: {remedy}", remedy=cost.how_to_price))
     else:
-        lines.append(f"${cost.dollars:.2f} expected, ${cost.dollars_at_most:.2f} at most")
+        expected, most = f"${cost.dollars:.2f}", f"${cost.dollars_at_most:.2f}"
+        lines.append(say("{expected} expected, {most} at most", expected=expected, most=most))
         if cost.budget is not None:
-            lines.append(f"--budget ${cost.budget:.2f}: {_fit(cost.budget, cost.dollars, cost.dollars_at_most)}")
-    lines.append(f"{cost.minutes:.1f} minutes ({cost.minutes_by})")
+            fit = say(_fit(cost.budget, cost.dollars, cost.dollars_at_most))
+            lines.append(f"--budget ${cost.budget:.2f}: {fit}")
+    lines.append(say("{minutes} minutes ({source})", minutes=f"{cost.minutes:.1f}", source=cost.minutes_by))
     if "caption" in kinds:
-        lines.append("captions are requested only for images without one; to skip them, remove caption from --kinds")
+        lines.append(
+            say("captions are requested only for images without one; to skip them, remove caption from --kinds")
+        )
     if skipped:
-        lines.append(f"images skipped: {', '.join(f'{count:,} {reason}' for reason, count in skipped.items())}")
-    lines += lines_of(plan.source.unread)
-    return [*lines, "no request was sent; --json shows three complete requests"]
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        lines.append(say("images skipped: {reasons}", reasons=reasons))
+    lines += map(in_users_language, lines_of(plan.source.unread))
+    return [*lines, say("no request was sent; --json shows three complete requests")]
 
 
 def _fit(budget: float, expected: float, most: float) -> str:

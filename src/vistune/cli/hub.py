@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from vistune import api
-from vistune.cli.console import Json, OwnText, print_json, print_lines, stdout
+from vistune.cli.console import Json, OwnText, print_json, print_lines, say, stdout
 from vistune.cli.model import AnyModel
 
 
@@ -16,8 +16,11 @@ def push(
     model: AnyModel,
     repo: Annotated[str, typer.Argument(help="Repository on the hub: OWNER/NAME.")],
     layout: Annotated[
-        str, typer.Option(help="Layout in which a run is exported before the upload: llava-hf or llava-original.")
-    ] = "llava-hf",
+        str | None,
+        typer.Option(
+            help="Layout in which a run is exported before the upload: llava-hf or llava-original. Default: llava-hf."
+        ),
+    ] = None,
     merge: Annotated[bool, typer.Option(help="Merge LoRA adapters into the weights.")] = False,
     license_name: Annotated[
         str | None, typer.Option("--license", help="Licence of the model by its name on the hub, such as apache-2.0.")
@@ -46,10 +49,11 @@ def push(
     if as_json:
         print_json(result.to_dict())
         return
-    table = Table("file", "bytes", title=f"{repo}: files to upload" if dry_run else f"{repo}: uploaded files")
+    title = say("{repo}: files to upload", repo=repo) if dry_run else say("{repo}: uploaded files", repo=repo)
+    table = Table(say("file"), say("bytes"), title=title)
     for name, size in result.files.items():
         table.add_row(OwnText(name), f"{size:,}")
     stdout.print(table)
     if result.skipped:
-        print_lines(f"Not uploaded: {', '.join(result.skipped)}")
-    print_lines(OwnText(result.card) if result.url is None else f"Uploaded: {result.url}")
+        print_lines(say("Not uploaded: {names}", names=", ".join(result.skipped)))
+    print_lines(OwnText(result.card) if result.url is None else say("Uploaded: {url}", url=result.url))

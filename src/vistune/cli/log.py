@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,8 +36,8 @@ class LineHandler(logging.Handler):
         """Print a record. Its `values` and `event`, if it has them, are those of a task."""
         try:
             print_record(record, self.settings)
-        except Exception:
-            self.handleError(record)
+        except Exception:  # like the handlers of `logging`: a line that cannot be printed must not end the command
+            self.handleError(record)  # prints the traceback on stderr
 
 
 def print_record(record: logging.LogRecord, settings: Settings) -> None:
@@ -44,19 +45,30 @@ def print_record(record: logging.LogRecord, settings: Settings) -> None:
     text = in_language(record.getMessage(), settings.language)
     values: Mapping[str, object] = getattr(record, "values", {})
     event = getattr(record, "event", "error" if record.levelno >= logging.ERROR else "message")
+    traceback = ""
+    if record.exc_info and settings.level == "verbose":
+        traceback = logging.Formatter().formatException(record.exc_info)
     if settings.log_format == "json":
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        line = {"time": time, "level": record.levelname.lower(), "event": event, "message": text, **values}
-        sys.stderr.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        line = {"time": time, "level": record.levelname.lower(), "event": event, "message": text}
+        line |= {name: json_value(value) for name, value in values.items()}
+        line |= {"traceback": traceback} if traceback else {}
+        sys.stderr.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         sys.stderr.flush()
         return
     if record.name == SERVER:
         text = f"{datetime.fromtimestamp(record.created):%Y-%m-%d %H:%M:%S} {text}"
     elif values and event != "error" and not stderr.is_terminal:
         text = f"{datetime.fromtimestamp(record.created):%H:%M:%S} {text}"
-    if record.exc_info and settings.level == "verbose":
-        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    text += f"\n{traceback}" if traceback else ""
     stderr.print(Text(text), style="red" if event == "error" else "", soft_wrap=True)
+
+
+def json_value(value: object) -> object:
+    """Return a value as JSON can store it: None for NaN and infinity, text for a path."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 @contextmanager

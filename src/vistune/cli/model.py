@@ -1,10 +1,9 @@
-"""The commands on models and runs: quickstart, train, selftest, why, chat, serve, import, export, draw and report."""
+"""The commands on models and runs: train, selftest, why, chat, serve, import, export, draw and report."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import Annotated, Unpack
 
 import typer
 from rich.table import Table
@@ -19,132 +18,22 @@ from vistune.cli.console import (
     Overrides,
     Quantize,
     RecipeName,
-    in_users_language,
     is_first_process,
     print_json,
     print_lines,
     print_message,
     progress_bar,
-    stderr,
+    say,
     stdout,
 )
-from vistune.cli.log import phrase
 from vistune.errors import RecipeError, VistuneError
-from vistune.files import read_jsonl
 from vistune.recipe import known_recipes, load_recipe
-from vistune.records import folders_next_to
 from vistune.serving.api import Limits, Settings
-
-if TYPE_CHECKING:
-    from vistune._quickstart import QuickstartSummary
 
 AnyModel = Annotated[
     Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
 ]
 DEFAULTS = Limits()
-PHOTOGRAPH_OPTIONS = ("split", "recipe", "vision", "language", "languages", "labels")  # parameters of `quickstart`
-
-
-def quickstart(
-    overrides: Changes = None,
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart"),
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder or table of your annotated photographs, in any form that generate reads. Default: built-in "
-            "scenes."
-        ),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="With --data: split of the source, for example train.")] = None,
-    recipe: Annotated[str, typer.Option(help="With --data: a recipe such as smol-ko, or a YAML file.")] = "smol",
-    vision: Annotated[str | None, typer.Option(help="With --data: folder or hub name of the vision tower.")] = None,
-    language: Annotated[
-        str | None,
-        typer.Option("--language-model", "--language", help="With --data: folder or hub name of the language model."),
-    ] = None,
-    languages: Annotated[
-        str, typer.Option(help="With --data: languages of the generated data, separated by commas.")
-    ] = "en,ko",
-    labels: Annotated[
-        Path | None, typer.Option(help="With --data: file with words for labels that are not in the lexicon.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-) -> None:
-    """Run all steps on built-in scenes (offline) or your photographs.
-
-    Draws the scenes or reads the photographs. Then generates and checks data, trains, evaluates and writes a report.
-    """
-    from vistune._quickstart import Photographs, quickstart
-
-    photographs = None
-    if data is None:
-        refuse_given(PHOTOGRAPH_OPTIONS, "only used with --data", "add --data FOLDER, or remove the option")
-    else:
-        named = tuple(name.strip() for name in languages.split(","))
-        photographs = Photographs(data, split, recipe, vision, language, languages=named, labels=labels)
-    summary = quickstart(
-        out,
-        photographs=photographs,
-        overrides=[f"seed={seed}", *(overrides or [])],
-        language=current_language(),
-        progress=progress_bar,
-    )
-    stdout.print(summary_table(summary))
-    stdout.print(type_table(summary))
-    gap = summary.gap
-    stdout.print(
-        f"Accuracy gain from seeing the image: {100 * gap.difference.value:.1f} points, measured only on the questions "
-        f"that were asked both with and without the image ({gap.words})."
-    )
-    durations = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary.seconds.items())
-    stdout.print(f"{durations} · peak memory {summary.peak_memory_mb} MB")
-    print_lines(f"Report: {out / 'report.html'}")
-    print_lines(f"Chat with it: vistune chat {out} --image {_held_out_image(out)}")
-    if photographs is None:
-        print_lines(phrase("This model only knows drawn scenes. For your photographs:", current_language()))
-        print_lines("  vistune quickstart --data FOLDER --out runs/photographs")
-
-
-def _held_out_image(run: Path) -> Path:
-    """Return an image that a quickstart did not train on."""
-    questions = run / "data" / "questions.jsonl"
-    if questions.is_file():
-        [(_, first), *_] = read_jsonl(questions)
-        named = (folder / first["image"] for folder in folders_next_to(questions))
-        return next(Path(os.path.normpath(path)) for path in named if path.is_file())
-    return next(iter(sorted((run / "world" / "heldout").glob("*.jpg"))))
-
-
-def summary_table(summary: QuickstartSummary) -> Table:
-    """Return the accuracies of a quickstart as a table."""
-    rows = {
-        "majority": "always the most frequent answer",
-        "align": "after stage 1 (projector aligned)",
-        "tune": "after stage 2 (tuned on instructions)",
-        "without_image": "stage 2, without the image",
-        "wrong_image": "stage 2, with a wrong image",
-        "heldout_combinations": "stage 2, unseen colour-shape pairs",
-    }
-    images = "photographs" if summary.descriptions is None else "scenes"
-    table = Table(f"held-out {images}, exact match", "accuracy", "95 % interval", title="Accuracy")
-    for key, label in rows.items():
-        if key in summary.accuracy:
-            interval = summary.intervals.get(key)
-            shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}" if interval else ""
-            table.add_row(label, f"{100 * summary.accuracy[key]:.1f} %", shown)
-    if summary.descriptions is not None:
-        objects = f"{summary.descriptions.recall:.2f} / {summary.descriptions.precision:.2f}"
-        table.add_row("objects in descriptions (recall / precision)", objects, "")
-    return table
-
-
-def type_table(summary: QuickstartSummary) -> Table:
-    """Return the accuracies in per cent by question type and by language."""
-    table = Table("question", "with image", "without", "wrong image", "majority")
-    for group, entry in {**summary.by_type, **summary.by_language}.items():
-        cells = [f"{100 * entry[key]:.1f}" for key in ("tune", "without_image", "wrong_image", "majority")]
-        table.add_row(group, *cells)
-    return table
 
 
 def train(
@@ -178,8 +67,7 @@ def train(
         raise RecipeError(f"{out}: no run to resume", "check the path, or remove --resume")
     api.train(loaded, out, resume=resume, progress=progress_bar, on_message=print_message)
     if is_first_process():
-        finished = phrase("{out}: finished. Chat with it:", current_language(), out=out)
-        print_lines(f"{finished} vistune chat {out} --image FILE")
+        print_lines(f"{say('{out}: finished. Chat with it:', out=out)} vistune chat {out} --image FILE")
 
 
 def _recipe_of_run(run: Path) -> tuple[str, Path]:
@@ -294,8 +182,7 @@ def serve(
     )
 
     def announce(address: str) -> None:
-        line = f"{settings.name}: {address}/v1, web page at {address}/ (stop with Ctrl-C)"
-        stderr.print(in_users_language(line), soft_wrap=True)
+        print_message(f"{settings.name}: {address}/v1, web page at {address}/ (stop with Ctrl-C)")
 
     api.serve(model, settings, device=device, dtype=dtype, quantize=quantize, announce=announce)
 

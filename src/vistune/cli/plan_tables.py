@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from vistune.cli.console import in_users_language, print_lines, stdout
-from vistune.cli.log import phrase
+from vistune.cli.console import in_users_language, print_lines, say, stdout
 from vistune.cli.progress import duration
 from vistune.cli.settings import current_language
 from vistune.planner.plan import DeviceForecast, Plan, StageForecast
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "base", "sum")  # of the memory
-
-
-def say(template: str, **fields: object) -> str:
-    """Fill a template in the user's language."""
-    return phrase(template, current_language(), **fields)
 
 
 def print_plan(plan: Plan) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.progress import (
@@ -26,7 +26,7 @@ from rich.table import Column
 from rich.text import Text
 
 from vistune.cli import log
-from vistune.cli.settings import CURRENT, is_interactive
+from vistune.cli.settings import CURRENT, is_first_process, is_interactive
 from vistune.progress import Advance, no_progress
 from vistune.translations import in_language
 
@@ -50,9 +50,12 @@ EVENT_VALUES = {
 
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Advance]:
-    """Show a task as the settings of the command line say: bar, lines, JSON lines or nothing."""
+    """Show a task as the settings of the command line say: bar, lines, JSON lines or nothing.
+
+    Under torchrun, only the first process shows progress: the others are at the same step.
+    """
     settings = CURRENT.get()
-    if settings.level == "quiet":
+    if settings.level == "quiet" or not is_first_process():
         shown = no_progress(label, total)
     elif settings.log_format == "text" and is_interactive():
         shown = terminal_bar(label, total)
@@ -89,8 +92,10 @@ def progress_lines(label: str, total: int, *, every: float = SECONDS_PER_LINE) -
 class LoggedTask:
     """A task whose progress is printed as lines. Threads may advance it."""
 
-    def __init__(self, label: str, total: int, language: str) -> None:
-        self.label, self.total, self.language = label, total, language
+    def __init__(
+        self, label: str, total: int, language: str, on_advance: Callable[[LoggedTask], None] | None = None
+    ) -> None:
+        self.label, self.total, self.language, self.on_advance = label, total, language, on_advance
         self.title = in_language(label, language)
         self.done, self.note = 0, ""
         self.values: Mapping[str, float] = {}
@@ -119,6 +124,8 @@ class LoggedTask:
                 self.steps.append((time.monotonic(), self.done))
             if values and not event:
                 self.values = values
+            if self.on_advance is not None:
+                self.on_advance(self)
         if event:
             self.report(event, values or {})
 
@@ -169,9 +176,13 @@ class LoggedTask:
                 texts = {self.phrase(event_value(name)): shown(value) for name, value in values.items()}
                 listed = ", ".join(f"{name} {value}" for name, value in texts.items())
                 return f"{self.title}: {count}, {listed}"
-        note = note_of(self.values, self.language) or self.note
+        note = self.newest_note()
         remaining = "" if left is None else self.phrase("{time} left", time=duration(left, self.language))
         return f"{self.title}: " + ", ".join(part for part in (text, note, remaining) if part)
+
+    def newest_note(self) -> str:
+        """Return the values of the last step, or the last note of a task without values."""
+        return note_of(self.values, self.language) or self.note
 
     def phrase(self, template: str, **fields: object) -> str:
         """Fill a template in the user's language."""
@@ -240,22 +251,10 @@ def terminal_bar(label: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(elapsed_when_finished=True, table_column=whole()),
         Note(),
     )
-    language = CURRENT.get().language
-    logged = LoggedTask(label, total, language)  # for the lines of events, which stay above the bar
     with Bars(*columns, console=log.stderr) as bars:
-        task = bars.add_task(logged.title, total=total or None, note="")
+        row = bars.add_task(in_language(label, CURRENT.get().language), total=total or None, note="")
 
-        def advance(
-            count: int = 1,
-            note: str = "",
-            total: int | None = None,
-            *,
-            event: str = "",
-            values: Mapping[str, float] | None = None,
-        ) -> None:
-            logged.advance(count, total=total, event=event, values=values)
-            bars.update(task, advance=count, total=total)
-            if text := (note_of(values, language) if values and not event else "") or note:
-                bars.update(task, note=text)
+        def draw(task: LoggedTask) -> None:
+            bars.update(row, completed=task.done, total=task.total or None, note=task.newest_note())
 
-        yield advance
+        yield LoggedTask(label, total, CURRENT.get().language, draw).advance  # lines of events stay above the bar

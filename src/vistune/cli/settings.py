@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -99,3 +100,8 @@ def _chosen(option: str, value: str, known: Sequence[str]) -> str:
 def is_interactive() -> bool:
     """Return whether a person watches stderr, so that a progress bar can be drawn."""
     return sys.stderr.isatty()
+
+
+def is_first_process() -> bool:
+    """Return whether this is the only process or the first of torchrun's, which prints results and progress."""
+    return os.environ.get("RANK", "0") == "0"

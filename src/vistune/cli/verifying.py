@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from vistune import api
-from vistune.cli.console import Device, Json, print_json, print_lines, stdout
+from vistune.cli.console import Device, Json, in_users_language, print_json, print_lines, say, stdout
 
 if TYPE_CHECKING:
     from vistune.interop.verify import VerifyResult
@@ -42,16 +42,20 @@ def verify(
 
 def print_result(result: VerifyResult) -> None:
     """Print the stages as a table, then weights and versions."""
-    table = Table("stage", "result", "detail", title=f"{result.model}: certificate compared with {result.program}")
+    title = say("{model}: certificate compared with {program}", model=result.model, program=result.program)
+    table = Table(say("stage"), say("result"), say("detail"), title=title)
     for stage in result.stages:
-        table.add_row(stage.stage, stage.status, stage.detail)
+        table.add_row(say(stage.stage), say(stage.status), in_users_language(stage.detail))
     stdout.print(table)
     if (weights := result.weights) is not None:
-        print_lines(
-            f"Weights: {weights.renamed} renamed, {len(weights.missing)} missing and newly initialised, "
-            f"{len(weights.unexpected)} not used, {len(weights.mismatched)} of another shape"
-        )
+        counts = say(
+            "Weights: {renamed} renamed, {missing} missing and newly initialised, {unused} not used, {mismatched} of "
+            "another shape",
+            renamed=weights.renamed, missing=len(weights.missing), unused=len(weights.unexpected),
+            mismatched=len(weights.mismatched),
+        )  # fmt: skip
+        print_lines(counts)
         for name in (*weights.missing, *weights.unexpected, *weights.mismatched):
             print_lines(f"  {name}")
     for name, (then, now) in result.versions.items():
-        print_lines(f"{name}: {then} when exported, {now} now")
+        print_lines(say("{name}: {then} when exported, {now} now", name=name, then=then, now=say(now)))

@@ -15,14 +15,10 @@ from vistune.data.loader import (
 )
 from vistune.data.near_duplicates import find_near_duplicates
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
-from vistune.data.selection import (
-    SampleSequence,
-    SelectionRules,
-    all_samples,
-    image_files_of,
-    select_records,
-)
+from vistune.data.samples import SampleSequence, all_samples, image_files_of
+from vistune.data.selection import SelectionRules, select_records
 from vistune.data.shards import ShardStream
+from vistune.data.stage_records import rules_for
 from vistune.data.stream import UNREAD, ShardLoader, read_window
 
 __all__ = [
@@ -53,6 +49,7 @@ __all__ = [
     "plan_epoch",
     "plan_stage",
     "read_window",
+    "rules_for",
     "select_records",
     "steps_of",
     "wait_for",

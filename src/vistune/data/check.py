@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vistune.data.index import Index, folders_of, index, open_source
 from vistune.data.near_duplicates import difference_hash, group_near_duplicates
 from vistune.data.pair_check import check_claims
 from vistune.data.record_check import TextNotes
-from vistune.data.selection import shorten, too_long, without_kind
+from vistune.data.selection import EVERY_RECORD, SelectionRules, as_read, usable_records
 from vistune.errors import DataError, RecipeError
 from vistune.grounding.guessing import (
     AnswerPair,
@@ -46,6 +46,8 @@ WORST_FOLDERS = 5  # folders with the most missing images that are named
 SHOWN_FAULTS = 20  # in a notebook
 NAMED_IMAGES = 5  # images of a group that one note names
 
+RulesOf = Callable[[DataSource], Sequence[SelectionRules]]  # the rules of the stages that read a source
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CheckReport:
@@ -56,7 +58,8 @@ class CheckReport:
         samples: Number of good records.
         images: Number of different image files.
         kinds: Samples by kind.
-        tokens: Smallest, median and largest sample, image slots included; zeros without a processor.
+        tokens: Smallest, median and largest sample, image slots included; zeros without a processor. Both sides of a
+            preference pair count if a stage trains on them. If stages cut samples at several lengths, the longest.
         learnt_tokens: Number of supervised tokens.
         warnings: Counts of missing values that were filled in, and of notes by reason.
         faults: Faults that stop training, each with its location.
@@ -96,22 +99,24 @@ class CheckReport:
         return html_table(rows)
 
 
+def every_record(source: DataSource) -> list[SelectionRules]:
+    """Return the rules of a stage that reads all records of a source, of any length."""
+    return [EVERY_RECORD]
+
+
 def check(
     sources: Sequence[DataSource],
     processor: Processor | None,
+    rules_of: RulesOf = every_record,
     *,
     images: bool = True,
-    tokens_per_row: int | None = None,
-    cut: bool = True,
-    kinds: Sequence[str] | None = None,
     progress: Progress = no_progress,
 ) -> CheckReport:
     """Read all records, encode them (with a processor) and open each image once; collect faults instead of raising.
 
     Args:
+        rules_of: The rules of the stages that read a source, those with the longest rows first; see `rules_for`.
         images: Whether images are looked for and opened.
-        tokens_per_row: Longer samples are cut at the end of a turn. Without `cut`, or if no turn fits, they are faults.
-        kinds: Kinds that stages select, if all stages select by kind; a record without a kind is then a fault.
 
     Raises:
         RecipeError: `images` is false, but the number of tokens of an image depends on its size (anyres, naflex).
@@ -131,16 +136,17 @@ def check(
             folders = folders_of(data, source.images) if images else None
             file = index(data, folders, processor, progress=progress, processes=_cores())
             texts.read(data)
-            bad_claims, unchecked = check_claims(data)
+            may_have_pairs = file.columns["rejected_answer"].any() or file.faults
+            bad_claims, unchecked = check_claims(data) if may_have_pairs else ([], [])
         except DataError as error:  # the file as a whole: missing, not a list, truncated
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
             continue
-        if cut and processor is not None:
-            file = shorten(file, processor, tokens_per_row)
-        selected = source.kinds or kinds or ()
-        faults += [*_faults(file, selected, tokens_per_row), *bad_claims]
+        stages = [replace(rules, kinds=source.kinds or rules.kinds) for rules in rules_of(source)]
+        file, unusable = _read_by_stages(file, processor, stages)
+        faults += [*(fault.reject for fault in file.faults), *unusable, *bad_claims]
         texts.notes += unchecked
-        skipped += _unselected(file, selected)
+        if all(rules.kinds for rules in stages):
+            skipped += _unselected(file, {kind for rules in stages for kind in rules.kinds or ()})
         files.append(file)
     image_files = shown_images(files)
     bad_images, image_notes = audit_images(image_files, progress) if images else ([], [])
@@ -183,15 +189,30 @@ def _measure_guessing(files: Sequence[Index]) -> list[GuessedAnswers]:
     return [*measure_guessing(conversations), *measure_pair_guessing(pairs)]
 
 
-def _faults(file: Index, selected: Sequence[str], tokens_per_row: int | None) -> list[Reject]:
-    """Return a file's bad records, those without a kind if stages select by kind, and those that are too long."""
-    without = without_kind(file, selected) if selected else []
-    return [fault.reject for fault in (*file.faults, *without, *too_long(file, tokens_per_row))]
+def _read_by_stages(
+    file: Index, processor: Processor | None, stages: Sequence[SelectionRules]
+) -> tuple[Index, list[Reject]]:
+    """Return the index with the greatest length at which a stage reads each sample, and the faults of all stages.
+
+    If several stages have the same fault or note on a record, the last stage's is kept.
+    """
+    faults: dict[tuple[str, str], Reject] = {}
+    notes: dict[int, Reject] = {}
+    lengths, supervised = np.zeros_like(file.lengths), np.zeros_like(file.columns["supervised"])
+    for rules in stages:
+        read = as_read(file, processor, rules)
+        records, unusable = usable_records(read, rules, rules.kinds)
+        faults |= {(fault.reject.origin, fault.reject.reason): fault.reject for fault in unusable}
+        notes |= {record: read.notes[record] for record in records.tolist() if record in read.notes}
+        lengths = np.maximum(lengths, read.lengths)
+        supervised = np.maximum(supervised, read.columns["supervised"])
+    columns = {**file.columns, "supervised": supervised}
+    return replace(file, columns=columns, lengths=lengths, notes=notes), list(faults.values())
 
 
-def _unselected(file: Index, selected: Sequence[str]) -> Counter[str]:
+def _unselected(file: Index, selected: Collection[str]) -> Counter[str]:
     """Count the samples of kinds that no stage selects, by a text for the report."""
-    others = {kind: count for kind, count in _kinds(file).items() if selected and kind and kind not in selected}
+    others = {kind: count for kind, count in _kinds(file).items() if kind and kind not in selected}
     return Counter({f"of kind {kind!r}, which no stage selects": count for kind, count in others.items()})
 
 

@@ -171,7 +171,9 @@ class Index:
             if zlib.crc32(content) != self.columns["crc"][record]:
                 raise ValueError("checksum mismatch")
             sample = read_sample(json.loads(content), self.location(record), self.folders, Counter())
-            return replace(sample, messages=sample.messages[: self.cut[record]]) if record in self.cut else sample
+            if record in self.cut:  # a pair loses its chosen answer
+                sample = replace(sample, messages=sample.messages[: self.cut[record]], rejected=None)
+            return sample
         except (OSError, ValueError, DataError) as error:
             raise DataError(
                 f"{self.location(record)}: cannot be read again ({error})",

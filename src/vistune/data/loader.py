@@ -22,7 +22,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from vistune.data.packing import StagePlan, deal
-from vistune.data.selection import SampleSequence
+from vistune.data.samples import SampleSequence
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, blank_batch, collate, encode_pair, load_tiles
 from vistune.processor.processor import PixelReader

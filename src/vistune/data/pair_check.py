@@ -16,6 +16,7 @@ from vistune.files import read_jsonl
 from vistune.grounding.annotated import BOXES_FILE, scene_of
 from vistune.grounding.claims import ungrounded, wrong_count, wrong_position
 from vistune.grounding.guessing import language_of
+from vistune.grounding.lexicon import LANGUAGES
 from vistune.grounding.pairs import Claim, contradiction, true_answers
 from vistune.records import RECORD_FIELDS, DataFile, ImageFolders, Record, RecordError, is_pair, printable, read_sample
 from vistune.types import AnnotatedImage, Box, Reject, Sample
@@ -35,7 +36,8 @@ def check_claims(data: DataFile) -> tuple[list[Reject], list[Reject]]:
             continue
         if annotated is None:
             annotated = _annotated_images(path) if path.is_file() else {}
-        name = value.get("image") or next(iter(value.get("images") or ()), None)
+        images = value.get("images")
+        name = value.get("image") or (images[0] if isinstance(images, list) and images else None)
         image = annotated.get(name) if isinstance(name, str) else None
         try:
             if image is not None:
@@ -56,14 +58,27 @@ def _annotated_images(path: Path) -> dict[str, AnnotatedImage]:
     """Return the images of a file of captions and boxes by name. Raises DataError."""
     images = {}
     for number, value in read_jsonl(path):
-        line: Any = value
         try:
-            boxes = tuple(Box(**box) for box in line["boxes"])
-            name, captions, crowds = line["image"], tuple(line["captions"]), tuple(line.get("crowds", ()))
+            image = _annotated_image(value)
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}:{number}: no boxes of an image ({error})", "generate the data again") from None
-        images[name] = AnnotatedImage(name, Path(name), captions, boxes, crowds)
+        images[image.id] = image
     return images
+
+
+def _annotated_image(line: Any) -> AnnotatedImage:
+    """Return the image of a line. Raises KeyError or TypeError if a value is missing or has another type."""
+    boxes = tuple(Box(**box) for box in line["boxes"])
+    name, captions, crowds = line["image"], tuple(line["captions"]), tuple(line.get("crowds", ()))
+    attributes = [box.attributes for box in boxes]
+    numbers = [corner for box in boxes for corner in (box.x0, box.y0, box.x1, box.y1)]
+    for values, kind in ((attributes, Mapping), (numbers, int | float)):
+        if wrong := [value for value in values if not isinstance(value, kind)]:
+            raise TypeError(f"unexpected value {wrong[0]!r}")
+    texts = (name, *captions, *crowds, *(text for box in boxes for text in (box.label, *box.attributes.values())))
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(f"unexpected value {wrong[0]!r}")
+    return AnnotatedImage(name, Path(name), captions, boxes, crowds)
 
 
 def _check_pair(value: Mapping[str, Any], record: Record, image: AnnotatedImage) -> None:
@@ -74,7 +89,8 @@ def _check_pair(value: Mapping[str, Any], record: Record, image: AnnotatedImage)
         return
     assert sample.rejected is not None
     chosen, question = sample.messages[-1].text, sample.messages[-2].text
-    language = value.get("language") or language_of([(question, chosen)])
+    named = value.get("language")
+    language = named if named in LANGUAGES else language_of([(question, chosen)])
     if value.get("claim") is not None:
         claim, scene = _claim(value["claim"], record.location), scene_of(image, language)
         hint = "correct the pair or remove it"
@@ -97,7 +113,13 @@ def _check_text(sample: Sample, image: AnnotatedImage, location: str, language: 
 
 
 def _claim(value: object, location: str) -> Claim:
+    problem = f"expected an object with {', '.join(CLAIM_FIELDS)}"
+    error = RecordError(location, "claim", problem, "write it as `generate` does, or remove the field")
     if not isinstance(value, Mapping) or {*value} != {*CLAIM_FIELDS} or not isinstance(value["about"], list):
-        problem = f"expected an object with {', '.join(CLAIM_FIELDS)}"
-        raise RecordError(location, "claim", problem, "write it as `generate` does, or remove the field")
-    return Claim(**{**value, "about": tuple(map(str, value["about"]))})
+        raise error
+    claim = Claim(**{**value, "about": tuple(value["about"])})
+    if not all(
+        isinstance(text, str) for text in (claim.aspect, claim.form, *claim.about, claim.chosen, claim.rejected)
+    ):
+        raise error
+    return claim

@@ -1,17 +1,13 @@
-"""Select the records of a data source that a stage trains on, and read them as samples.
+"""Select the records of a data source that a stage trains on.
 
-source + the stage's kinds and row length -> Selection (records of an index, and faults) -> SampleSequence
-A sample is read when a step needs it.
+source + the stage's kinds and row length -> Selection: records of an index, and faults
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -23,7 +19,7 @@ from vistune.processor import Processor
 from vistune.processor.tokens import Encoded
 from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource, Stage, Take
-from vistune.records import DataFile, ImageFolders, RecordError
+from vistune.records import DataFile, RecordError
 from vistune.types import Reject, Sample
 
 
@@ -35,7 +31,7 @@ class SelectionRules:
         kinds: Kinds of the records, for sources without `kinds`. None: all.
         tokens_per_row: Longest sample; None: any length.
         cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
-            faults.
+            faults. Preference tuning never cuts.
         seed: Selects the records of a source with `take: random N`.
         pair_documents: For preference tuning, the documents of a pair, 2 or 3; 0 for other stages.
     """
@@ -64,14 +60,14 @@ class Selection:
         records: Indices of the selected records.
         lengths: Their tokens, image slots included.
         faults: Records that would have been selected but are bad.
-        remark: Where the selection differs from the recipe; "" if it does not.
+        remarks: Messages for the user: where the selection differs from the recipe, or does not use all of a record.
     """
 
     index: Index
     records: np.ndarray
     lengths: np.ndarray
     faults: tuple[Fault, ...]
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[Reject]:
@@ -105,33 +101,43 @@ def select_records(
     data = data or open_source(source.file)
     file = index(data, folders_of(data, source.images), processor, progress=progress, label=label, keep=keep)
     selected_kinds = source.kinds or rules.kinds
-    if rules.pair_documents:
-        file = as_pairs(file, rules.pair_documents)
-    elif rules.cut:
-        file = shorten(file, processor, rules.tokens_per_row)
-    records = file.of_kind(selected_kinds)
+    file = as_read(file, processor, rules)
     faults = [fault for fault in file.faults if not selected_kinds or not fault.kind or fault.kind in selected_kinds]
-    if selected_kinds:
-        faults += without_kind(file, selected_kinds)
-    if rules.pair_documents:
-        faults += without_pair(file, records)
-        records = records[file.columns["rejected_answer"][records] > 0]
-    faults += [fault for fault in too_long(file, rules.tokens_per_row) if fault.kind in (selected_kinds or file.kinds)]
-    records = records[file.lengths[records] <= (rules.tokens_per_row or np.inf)]
-    remark = ""
+    records, unusable = usable_records(file, rules, selected_kinds)
+    faults += unusable
+    remarks = []
     if source.take is not None and len(records) >= source.take.rows:
         records, faults = _take(source.take, file, records, faults, rules.seed)
     elif source.take is not None:
         take = f"{source.take.which} {source.take.rows:,}"
-        remark = f"{data.name}: `take: {take}` asks for more records than there are; all {len(records):,} are used"
-    pairs = 0 if rules.pair_documents else int((file.columns["rejected_answer"][records] > 0).sum())
-    if pairs:
-        used = f"{data.name}: {pairs:,} preference pairs: only their chosen answers are trained on"
-        remark = f"{remark}; {used}" if remark else used
+        remarks += [f"{data.name}: `take: {take}` asks for more records than there are; all {len(records):,} are used"]
+    if not rules.pair_documents:
+        remarks += remarks_on_pairs(file, records)
     faults.sort(key=lambda fault: fault.at)
     if source.kinds and not len(records) and not faults:
         refuse_unknown_kinds(known_kinds(file), source.kinds, data.name)
-    return Selection(file, records, file.lengths[records], tuple(faults), remark)
+    return Selection(file, records, file.lengths[records], tuple(faults), tuple(remarks))
+
+
+def as_read(file: Index, processor: Processor | None, rules: SelectionRules) -> Index:
+    """Return the index with the lengths at which a stage reads the samples: both sides of pairs, or what fits a row."""
+    if rules.pair_documents:
+        return _as_pairs(file, rules.pair_documents)
+    return _shorten(file, processor, rules.tokens_per_row) if rules.cut and processor is not None else file
+
+
+def usable_records(
+    file: Index, rules: SelectionRules, selected_kinds: Sequence[str] | None
+) -> tuple[np.ndarray, list[Fault]]:
+    """Return the good records of the selected kinds that a stage can train on, and a fault for each of the others."""
+    faults = _without_kind(file, selected_kinds) if selected_kinds else []
+    records = file.of_kind(selected_kinds)
+    if rules.pair_documents:
+        is_pair = file.columns["rejected_answer"][records] > 0
+        faults += _without_pair(file, records[~is_pair])
+        records = records[is_pair]
+    fits = file.lengths[records] <= (rules.tokens_per_row or np.inf)
+    return records[fits], faults + _too_long(file, records[~fits], rules.tokens_per_row)
 
 
 def _take(
@@ -151,7 +157,7 @@ def known_kinds(file: Index) -> list[str]:
     return sorted({*file.kinds, *(fault.kind for fault in file.faults)})
 
 
-def without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
+def _without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
     """Return a fault for each record without a kind, for recipes that select records by their kind."""
     faults = []
     for record in file.of_kind([""]).tolist():
@@ -165,22 +171,37 @@ def without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
     return faults
 
 
-def as_pairs(file: Index, documents: int) -> Index:
+def remarks_on_pairs(file: Index, records: np.ndarray) -> list[str]:
+    """Return the message for a stage without preference tuning, if it trains on records that are preference pairs."""
+    pairs = count_pairs(file, records)
+    return [f"{file.data.name}: {pairs:,} preference pairs: only their chosen answers are trained on"] if pairs else []
+
+
+def count_pairs(file: Index, records: np.ndarray) -> int:
+    """Return how many of the records are preference pairs."""
+    return int((file.columns["rejected_answer"][records] > 0).sum())
+
+
+def _as_pairs(file: Index, documents: int) -> Index:
     """Return the index with the lengths of pairs: the chosen side, the rejected one, and with 3 documents the chosen
-    one again after a damaged image. The slots of the second document count as text: it shows the same tiles.
+    one again after a damaged image. Other records keep their lengths.
+
+    The slots of the second document count as text: it shows the same tiles.
     """
     columns = dict(file.columns)
+    pairs = columns["rejected_answer"] > 0
     slots = file.lengths - columns["text_tokens"]
-    lengths = file.lengths * (documents - 1) + columns["rejected_text"] + slots
-    columns["text_tokens"] = lengths - slots * (documents - 1)
-    columns["supervised"] = columns["chosen_answer"] * (documents - 1) + columns["rejected_answer"]
+    lengths = np.where(pairs, file.lengths * (documents - 1) + columns["rejected_text"] + slots, file.lengths)
+    supervised = columns["chosen_answer"] * (documents - 1) + columns["rejected_answer"]
+    columns["text_tokens"] = np.where(pairs, lengths - slots * (documents - 1), columns["text_tokens"])
+    columns["supervised"] = np.where(pairs, supervised, columns["supervised"])
     return replace(file, columns=columns, lengths=lengths)
 
 
-def without_pair(file: Index, records: np.ndarray) -> list[Fault]:
-    """Return a fault for each record that is not a preference pair, for stages with `objective: dpo`."""
+def _without_pair(file: Index, records: np.ndarray) -> list[Fault]:
+    """Return a fault for each of these records, which are not preference pairs, for stages with `objective: dpo`."""
     faults = []
-    for record in records[file.columns["rejected_answer"][records] == 0].tolist():
+    for record in records.tolist():
         error = RecordError(
             file.location(record),
             "rejected",
@@ -199,10 +220,10 @@ def refuse_unknown_kinds(known: Iterable[str], kinds: tuple[str, ...], name: str
     )
 
 
-def too_long(file: Index, tokens_per_row: int | None) -> list[Fault]:
-    """Return a fault for every sample that is longer than a packed row and cannot be cut."""
+def _too_long(file: Index, records: np.ndarray, tokens_per_row: int | None) -> list[Fault]:
+    """Return a fault for each of these records, which are longer than a packed row and cannot be cut."""
     faults = []
-    for record in np.flatnonzero(file.lengths > (tokens_per_row or np.inf)).tolist():
+    for record in records.tolist():
         error = DataError(
             f"{file.location(record)}: {file.lengths[record]} tokens do not fit a row of {tokens_per_row}",
             "raise the stage's tokens_per_row, or shorten the sample",
@@ -217,7 +238,7 @@ def _fault(file: Index, record: int, reason: str, error: DataError) -> Fault:
     return Fault(reject, file.kinds[file.columns["kind"][record]], error, file.at(record))
 
 
-def shorten(file: Index, processor: Processor, tokens_per_row: int | None) -> Index:
+def _shorten(file: Index, processor: Processor, tokens_per_row: int | None) -> Index:
     """Return the index with samples of more than `tokens_per_row` tokens cut at the end of a turn.
 
     Complete turns are kept from the beginning. A sample whose first turn is too long keeps its length.
@@ -257,110 +278,3 @@ def _messages_that_fit(sample: Sample, processor: Processor, tokens_per_row: int
 
 def _encode(sample: Sample, messages: int, processor: Processor) -> Encoded:
     return processor.encode_ids(replace(sample, messages=sample.messages[:messages]))
-
-
-class SampleSequence(Sequence[Sample]):
-    """Selected records of one or several files, as samples that are read when asked for.
-
-    Attributes:
-        parts: (index, selected records) of each file.
-        sources: Where the samples come from: each file's kinds, such as `data/a.json detail`.
-    """
-
-    def __init__(self, parts: Sequence[tuple[Index, np.ndarray]]) -> None:
-        self.parts = [(file, records) for file, records in parts if len(records)]
-        self.ends = list(accumulate(len(records) for _, records in self.parts))
-        kinds = [(file, code) for file, records in self.parts for code in np.unique(file.columns["kind"][records])]
-        paths = {file.path for file, _ in self.parts}
-        names = [f"{_short(file.path, paths)} {file.kinds[code]}".strip() for file, code in kinds]
-        self.sources = tuple(dict.fromkeys(names))
-        self._source = {
-            (file.path, code): self.sources.index(name) for (file, code), name in zip(kinds, names, strict=True)
-        }
-
-    def __len__(self) -> int:
-        return self.ends[-1] if self.ends else 0
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        file, record = self._find(index)
-        return file.sample(record)
-
-    def images_of(self, indices: np.ndarray) -> tuple[int, list[tuple[ImageFolders, str]]]:
-        """Return the number of images in these samples, and the folders and name of each distinct image.
-
-        The distinct images are in the order of their first sample. No record is read, so if a sample is cut short, the
-        images of the removed turns count too.
-        """
-        part_of = np.searchsorted(np.array(self.ends), indices, side="right")
-        orders: list[np.ndarray] = []
-        codes: list[np.ndarray] = []
-        names: list[tuple[ImageFolders, str]] = []
-        begin = 0
-        for number, (file, selected) in enumerate(self.parts):
-            own = np.flatnonzero(part_of == number)
-            records = selected[indices[own] - begin]
-            codes.append(len(names) + file.images_of(records))
-            orders.append(np.repeat(own, file.columns["images"][records]))
-            names += [(file.folders, name) for name in file.names]
-            begin = self.ends[number]
-        if not codes:
-            return 0, []
-        listed = np.concatenate(codes)[np.argsort(np.concatenate(orders), kind="stable")]
-        _, first = np.unique(listed, return_index=True)
-        images = (names[code] for code in listed[np.sort(first)].tolist())
-        different = {(folders.key, name): (folders, name) for folders, name in images}  # files may share images
-        return len(listed), list(different.values())
-
-    def location(self, index: int) -> str:
-        """Return the location of a sample in the user's file, without reading it."""
-        file, record = self._find(index)
-        return file.location(record)
-
-    def source(self, index: int) -> int:
-        """Return which of `sources` a sample comes from, without reading it."""
-        file, record = self._find(index)
-        return self._source[file.path, file.columns["kind"][record]]
-
-    def _find(self, index: int) -> tuple[Index, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        part = bisect_right(self.ends, index)
-        file, records = self.parts[part]
-        return file, int(records[index - (self.ends[part] - len(records))])
-
-
-def _short(path: Path, others: Collection[Path]) -> str:
-    """Return folder and file name, or the complete path if another file has the same two."""
-    same = [other for other in others if (other.name, other.parent.name) == (path.name, path.parent.name)]
-    return str(Path(*path.parts[-2:])) if len(same) == 1 else str(path)
-
-
-def all_samples(source: DataSource, *, find_images: bool = True) -> SampleSequence:
-    """Return all samples of a source. Raises the error of the first bad record.
-
-    Without `find_images`, images are not looked for and may be missing.
-    """
-    data = open_source(source.file)
-    file = index(data, folders_of(data, source.images) if find_images else None, None)
-    if file.faults:
-        raise file.faults[0].error
-    return SampleSequence([(file, file.of_kind(None))])
-
-
-def image_files_of(source: DataSource) -> dict[str, Path | None]:
-    """Return every image that a source's good records name, with its file; None if the file is missing."""
-    data = open_source(source.file)
-    folders = ImageFolders(folders_of(data, source.images))
-    files: dict[str, Path | None] = {}
-    for name in index(data, None, None).names:
-        try:
-            files[name] = Path(str(folders.find(name, data.name, "image").source))
-        except RecordError:
-            files[name] = None
-    return files

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vistune.data.selection import all_samples
+from vistune.data.samples import all_samples
+from vistune.data.selection import count_pairs
 from vistune.errors import DataError
 from vistune.processor import Processor, TokenizerLike, default_template, load_tokenizer
 from vistune.progress import OnMessage, ignore_message
@@ -42,6 +43,8 @@ def show(
 ) -> list[ShownSample]:
     """Return id, token ids and labels of each sample, or of the one at `index`; images may be missing.
 
+    Of a preference pair, the chosen answer is shown, and `on_message` gets the number of pairs.
+
     `template`: Chat template. Default: the tokenizer's own if it has one, else `v1`.
     """
     processor = text_processor(template, tokenizer)
@@ -49,6 +52,8 @@ def show(
     samples = all_samples(source, find_images=False)
     for line in lines_of(field for file, _ in samples.parts for field in file.unread_fields):
         on_message(line)
+    if pairs := sum(count_pairs(file, records) for file, records in samples.parts):
+        on_message(f"{source.file}: {pairs:,} preference pairs: only their chosen answers are shown")
     if index is not None and index >= len(samples):
         raise DataError(f"{source.file}: has no sample {index}", f"give an index below {len(samples)}")
     return [_shown(sample, processor) for sample in (samples if index is None else samples[index : index + 1])]

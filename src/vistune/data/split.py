@@ -18,7 +18,8 @@ import numpy as np
 
 from vistune.data.near_duplicates import DisjointSets
 from vistune.data.packing import rng_of
-from vistune.data.selection import SampleSequence, Selection
+from vistune.data.samples import SampleSequence
+from vistune.data.selection import Selection
 
 LEAST_IMAGES = 8  # held out for the blind check: fewer show nothing
 SHARE = 0.05  # of a stage's images that the blind check holds out

@@ -16,14 +16,8 @@ from typing import Any
 import numpy as np
 
 from vistune.data.packing import StagePlan, epoch_size, plan_stage, rng_of, steps_of
-from vistune.data.selection import (
-    SampleSequence,
-    Selection,
-    SelectionRules,
-    known_kinds,
-    refuse_unknown_kinds,
-    select_records,
-)
+from vistune.data.samples import SampleSequence
+from vistune.data.selection import Selection
 from vistune.data.shards import ShardStream, list_shards
 from vistune.data.split import (
     LARGEST_SHARE,
@@ -35,11 +29,12 @@ from vistune.data.split import (
     training_part,
     validation_part,
 )
+from vistune.data.stage_records import StageRecords, is_validated, read_stage
 from vistune.data.stream import read_window
-from vistune.errors import RecipeError, TooManyRejects
+from vistune.errors import RecipeError
 from vistune.processor import Processor
 from vistune.progress import Progress
-from vistune.recipe import DataSource, Recipe, Shards, Stage
+from vistune.recipe import Recipe, Shards, Stage
 from vistune.records import lines_of
 from vistune.types import Reject
 
@@ -103,17 +98,6 @@ class PlannedStage:
         return self.plan.tokens if self.stream is None else self.stream.tokens
 
 
-@dataclass(frozen=True, slots=True)
-class _StageData:
-    """A stage's records before the validation split."""
-
-    stage: Stage
-    processor: Processor
-    selections: list[Selection]
-    weights: list[float]
-    validation: list[Selection]  # of validation files
-
-
 def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tuple[list[PlannedStage], list[Reject]]:
     """Plan every stage. Return the plans and the rejected records of all stages, without repetitions.
 
@@ -121,7 +105,7 @@ def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tup
         DataError: The data are bad or missing.
         TooManyRejects: More records are bad than `reject_limit` allows.
     """
-    stages = [_read_stage(recipe, stage, processor, progress) for stage in recipe.stages]
+    stages = [read_stage(recipe, stage, processor, progress) for stage in recipe.stages]
     rejects: dict[tuple[str, str], Reject] = {}  # stages may read the same records
     for item in stages:
         for selection in [*item.selections, *item.validation]:
@@ -149,7 +133,7 @@ def held_out_selections(recipe: Recipe, processor: Processor, progress: Progress
         DataError: The data are bad or missing.
         RecipeError: The recipe holds nothing out.
     """
-    stages = [_read_stage(recipe, stage, processor, progress) for stage in recipe.stages]
+    stages = [read_stage(recipe, stage, processor, progress) for stage in recipe.stages]
     read = [selection for item in stages for selection in item.selections]
     if recipe.validation is not None and recipe.validation.data is not None:
         held = [selection for item in stages for selection in item.validation]
@@ -177,8 +161,8 @@ def held_out_selections(recipe: Recipe, processor: Processor, progress: Progress
 
 
 def _split_for_blind_check(
-    recipe: Recipe, stages: Sequence[_StageData], splits: Sequence[np.ndarray] | None
-) -> tuple[list[_StageData], list[HeldOut]]:
+    recipe: Recipe, stages: Sequence[StageRecords], splits: Sequence[np.ndarray] | None
+) -> tuple[list[StageRecords], list[HeldOut]]:
     """Choose the samples of each stage's blind check; return the stages without the records held out for it.
 
     A stage with validation samples measures those. Any other stage leaves some images of its data to the check.
@@ -207,7 +191,7 @@ def _split_for_blind_check(
     return training, chosen
 
 
-def _note(data: _StageData, held: Sequence[Selection]) -> str:
+def _note(data: StageRecords, held: Sequence[Selection]) -> str:
     """Describe the images held out of a stage's data, or why a stage without validation has no blind check."""
     stage = f"stage {data.stage.name}"
     images = len(images_in(held))
@@ -227,54 +211,7 @@ def _note(data: _StageData, held: Sequence[Selection]) -> str:
     )
 
 
-def processor_for(stage: Stage, processor: Processor) -> Processor:
-    """Return the processor with a stage's template and image mode, checked. Raises RecipeError or DataError."""
-    fitted = processor.with_template(stage.template or processor.spec.template)
-    fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
-    fitted.check()
-    return fitted
-
-
-def _read_stage(recipe: Recipe, stage: Stage, processor: Processor, progress: Progress) -> _StageData:
-    """Select and check a stage's records; shards are not read yet."""
-    sources = stage.data if stage.data is not None else recipe.data
-    if not sources and stage.shards is None:
-        raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
-    fitted = processor_for(stage, processor)
-    files = recipe.validation.data or () if recipe.validation is not None and _is_validated(recipe, stage) else ()
-    validation = _select(recipe, stage, files, fitted, progress, f"plan {stage.name}'s validation") if files else []
-    if stage.shards is not None:
-        return _StageData(stage, fitted, [], [], validation)
-    selections = _select(recipe, stage, sources, fitted, progress, f"plan {stage.name}")
-    return _StageData(stage, fitted, selections, [source.weight for source in sources], validation)
-
-
-def _is_validated(recipe: Recipe, stage: Stage) -> bool:
-    validation = recipe.validation
-    return validation is not None and (validation.stages is None or stage.name in validation.stages)
-
-
-def _select(
-    recipe: Recipe, stage: Stage, sources: Sequence[DataSource], processor: Processor, progress: Progress, label: str
-) -> list[Selection]:
-    rules = SelectionRules.of(stage, recipe.seed)
-    selections = [select_records(source, processor, rules, progress=progress, label=label) for source in sources]
-    if stage.kinds and all(selection.is_empty for selection in selections):
-        known = {kind for selection in selections for kind in known_kinds(selection.index)}
-        refuse_unknown_kinds(known, stage.kinds, f"stage {stage.name}")
-    faults = [fault for selection in selections for fault in selection.faults]
-    if faults and recipe.on_bad_sample == "raise":
-        raise faults[0].error
-    records = sum(len(selection.records) for selection in selections) + len(faults)
-    if len(faults) > recipe.reject_limit * records:
-        raise TooManyRejects(
-            f"stage {stage.name}: {len(faults)} of {records} records rejected, first: {faults[0].reject.detail}",
-            "correct the records (vistune check lists all faults) or raise reject_limit",
-        )
-    return selections
-
-
-def _plan(recipe: Recipe, data: _StageData, number: int, splits: list[np.ndarray] | None) -> PlannedStage:
+def _plan(recipe: Recipe, data: StageRecords, number: int, splits: list[np.ndarray] | None) -> PlannedStage:
     """Plan a stage's steps over its training part, and its validation set."""
     stage, selections = data.stage, data.selections
     if stage.shards is not None:
@@ -324,12 +261,12 @@ def _refuse_unused(stage: Stage, selections: Sequence[Selection], mixture: Seque
 def _remarks(selections: Sequence[Selection]) -> tuple[str, ...]:
     """Return differences from the recipe, and unread fields of the files."""
     unread = [field for selection in selections for field in selection.index.unread_fields]
-    return (*(selection.remark for selection in selections if selection.remark), *lines_of(unread))
+    return (*(remark for selection in selections for remark in selection.remarks), *lines_of(unread))
 
 
-def _plan_shards(recipe: Recipe, stage: Stage, shards: Shards, data: _StageData, number: int) -> PlannedStage:
+def _plan_shards(recipe: Recipe, stage: Stage, shards: Shards, data: StageRecords, number: int) -> PlannedStage:
     """Plan a stage over shards: their names, and how they become rows."""
-    if _is_validated(recipe, stage) and not data.validation:
+    if is_validated(recipe, stage) and not data.validation:
         raise RecipeError(f"stage {stage.name}: validation.share cannot split shards", "name files in validation.data")
     assert stage.steps is not None
     assert stage.tokens_per_step is not None  # the recipe checks both
@@ -373,10 +310,10 @@ def with_first_shard(planned: PlannedStage, folder: Path, over: Event | None = N
     return replace(planned, samples=window.samples, plan=StagePlan(steps, planned.plan.made_from, lengths), stream=None)
 
 
-def _validation_set(recipe: Recipe, data: _StageData, splits: list[np.ndarray] | None) -> ValidationSet | None:
+def _validation_set(recipe: Recipe, data: StageRecords, splits: list[np.ndarray] | None) -> ValidationSet | None:
     """Return the samples that a stage validates. Raises RecipeError if there are none."""
     validation, stage, selections = recipe.validation, data.stage, data.validation
-    if validation is None or not _is_validated(recipe, stage):
+    if validation is None or not is_validated(recipe, stage):
         return None
     if validation.data is None:
         assert splits is not None

@@ -35,7 +35,8 @@ from vistune.data.loader import (
     wait_for,
 )
 from vistune.data.packing import PackedRow
-from vistune.data.selection import SampleSequence, Selection, SelectionRules, select_records
+from vistune.data.samples import SampleSequence
+from vistune.data.selection import Selection, SelectionRules, remarks_on_pairs, select_records
 from vistune.data.shards import ShardStream, fetch_shard
 from vistune.errors import DataError, TooManyRejects
 from vistune.files import scratch_folder, user_cache
@@ -228,12 +229,15 @@ class ShardLoader:
         return window
 
     def _unread(self, window: Window) -> list[Reject]:
-        """Return a note for each unread field that no earlier shard had."""
-        fields = {field.field: field for index, _ in window.samples.parts for field in index.unread_fields}
+        """Return a note for each unread field, and for the rejected answers of pairs, that no earlier shard had."""
+        parts = window.samples.parts
+        lines = {field.field: str(field) for index, _ in parts for field in index.unread_fields}
+        if pairs := [line for index, records in parts for line in remarks_on_pairs(index, records)]:
+            lines["rejected"] = pairs[0]
         with self.lock:
-            new = [field for name, field in fields.items() if name not in self.unread]
-            self.unread |= fields.keys()
-        return [Reject("", field.file, UNREAD, f"{field}; later shards are not counted") for field in new]
+            new = [line for name, line in lines.items() if name not in self.unread]
+            self.unread |= lines.keys()
+        return [Reject("", "", UNREAD, f"{line}; later shards are not counted") for line in new]
 
     def _tasks(self, start: int) -> Iterator[tuple[int, Callable[[], list[Batch]]]]:
         for step in range(start, len(self)):

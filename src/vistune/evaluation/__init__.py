@@ -18,17 +18,17 @@ if TYPE_CHECKING:
         Comparison,
         compare,
         compare_stored,
-        figures_tables,
         labels_of,
-        remarks,
     )
+    from vistune.evaluation.comparison_tables import figures_tables, remarks
     from vistune.evaluation.descriptions import DescriptionScore, describe
     from vistune.evaluation.models import AnsweredFile
     from vistune.evaluation.request import AnswerOptions, EvaluationOptions, EvaluationRequest, ModelOptions
     from vistune.evaluation.results import AnsweredQuestion, Estimate, EvaluationResult
 
 LAZY = {
-    "comparison": ("Comparison", "compare", "compare_stored", "figures_tables", "labels_of", "remarks"),
+    "comparison": ("Comparison", "compare", "compare_stored", "labels_of"),
+    "comparison_tables": ("figures_tables", "remarks"),
     "descriptions": ("DescriptionScore", "describe"),
     "models": ("AnsweredFile",),
     "request": ("AnswerOptions", "EvaluationOptions", "EvaluationRequest", "ModelOptions"),

@@ -1,6 +1,6 @@
 """Compare models: a table of their figures next to published ones, and the questions that each model answers better.
 
-evaluation results (model by task) -> Comparison -> comparison.json, tables
+evaluation results (model by task) -> Comparison -> comparison.json
 RUN/evals/NAME.{json, predictions.jsonl} -> evaluation results of the tasks that all runs share; no model is run
 """
 
@@ -29,8 +29,6 @@ from vistune.files import parse_json, read_json, read_jsonl
 from vistune.notebook import html_table
 from vistune.types import ImageRef, Message, Part, Question, Sample
 
-TO_BE_SCORED = "to be scored"  # by a judge or the benchmark's server
-GAIN = "gain from the image, points"
 FEW = 3  # figures that a table shows of a task without headlines
 
 
@@ -154,6 +152,8 @@ class Comparison:
         return f"Comparison(models={', '.join(self.models)}; tasks={tasks})"
 
     def _repr_html_(self) -> str:
+        from vistune.evaluation.comparison_tables import figures_tables
+
         tables = []
         for figures in figures_tables(self):
             rows = [(model, *cells) for model, cells in figures.rows.items()]
@@ -297,61 +297,3 @@ def _read_answer(line: Mapping[str, Any]) -> AnsweredQuestion:
     question = Question(name, sample, str(line.get("answer", "")))
     reason = str(line.get("finish_reason", "stop"))
     return AnsweredQuestion(question, line["condition"], str(line["text"]), float(line["right"]), reason)
-
-
-@dataclass(frozen=True, slots=True)
-class FiguresTable:
-    """The figures of a task as text: a row for each model and each published one, and the names of the columns."""
-
-    task: str
-    count: int
-    columns: tuple[str, ...]
-    rows: Mapping[str, tuple[str, ...]]
-
-
-def figures_tables(comparison: Comparison) -> list[FiguresTable]:
-    """Return a table for each task: the main figures, and the accuracy gain from seeing the image if it is known."""
-    tables = []
-    for task in comparison.tasks:
-        names = task.headlines or ("",)
-        has_gap = any(result.gap for result in task.results.values())
-        rows = {}
-        for model, result in task.results.items():
-            gain = "" if result.gap is None else _points(result.gap.difference)
-            own = (_number(result.metrics.get(name)) or TO_BE_SCORED for name in names)
-            rows[model] = (*own, *([gain] if has_gap else []))
-        for paper, published in task.published.items():
-            rows[paper] = (*(_number(published.figures.get(name)) for name in names), *([""] if has_gap else []))
-        columns = (*names, *([GAIN] if has_gap else []))
-        tables.append(FiguresTable(task.task, task.count, columns, rows))
-    return tables
-
-
-def remarks(comparison: Comparison) -> list[str]:
-    """Describe the pairs of models, what the blind conditions show, and the sources of the published figures."""
-    lines = []
-    for task in comparison.tasks:
-        for pair in task.pairs:
-            lines.append(
-                f"{task.task}: {pair.one} answers {len(pair.wins)} better than {pair.other}, "
-                f"{len(pair.losses)} worse; {_points(pair.difference, sign='+', unit=' points')}: {pair.words}"
-            )
-        for model in comparison.models:
-            lines += [f"{task.task}, {model}: {words}" for words in _blind_words(task.results[model])]
-    return [*lines, *(f"{paper}: {source}" for paper, source in comparison.sources.items())]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}" if abs(value) <= 1 else f"{value:.2f}"
-
-
-def _points(estimate: Estimate, *, sign: str = "", unit: str = "") -> str:
-    interval = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}" if estimate.has_interval else "too few images"
-    return f"{100 * estimate.value:{sign}.1f}{unit} ({interval})"
-
-
-def _blind_words(result: EvaluationResult) -> list[str]:
-    """Say what the blind conditions show: the gap, or for tasks without figures the changed answers."""
-    if result.gap is not None:
-        return [result.gap.words]
-    return [f"{condition.replace('_', ' ')}: {change.words}" for condition, change in result.changed.items()]

@@ -13,28 +13,41 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vistune.errors import DataError, RecipeError, TeacherError
 from vistune.evaluation.comparison import labels_of
 from vistune.evaluation.conditions import Block
-from vistune.evaluation.results import AnsweredQuestion
+from vistune.evaluation.results import AnsweredQuestion, StoreAnswers
 from vistune.evaluation.task import Benchmark
 from vistune.llm_client import Endpoint, RequestResult, RequestRunner, content_of, remove_thoughts, run_workers
 from vistune.progress import OnMessage, ignore_message
 from vistune.records.image_files import HEAD, format_of
 from vistune.types import ImageRef, Message, Part, Question
 
-# Faults of a reply that is an answer nevertheless: it has no text, or a part of it. They count as the model's answer.
-ANSWERED_FAULTS: Mapping[str, str] = {
-    "cut_off": "length",
-    "no_content": "stop",
-    "refusal": "refusal",
-    "content_filter": "content_filter",
+
+@dataclass(frozen=True, slots=True)
+class AnsweredFault:
+    """A fault of a reply that counts as the model's answer nevertheless: the finish reason, and a message."""
+
+    reason: str
+    message: str
+
+
+ANSWERED_FAULTS: Mapping[str, AnsweredFault] = {
+    "cut_off": AnsweredFault(
+        "length",
+        "{model}: {count:,} replies were cut off and count as they are; for complete ones, raise --max-tokens and add "
+        "--again",
+    ),
+    "no_content": AnsweredFault("stop", "{model}: {count:,} replies have no text and count as empty answers"),
+    "refusal": AnsweredFault("refusal", "{model}: {count:,} replies are refusals and count as empty answers"),
+    "content_filter": AnsweredFault(
+        "content_filter", "{model}: {count:,} replies were blocked by a content filter and count as empty answers"
+    ),
 }
-StoreAnswers = Callable[[Sequence[AnsweredQuestion]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +108,8 @@ class EndpointModel:
                     failed.append(f"{question.id}: {completion.fault} ({completion.detail})")
                     continue
                 text, reason = reply
-                self.faults[result.completion.fault] += result.completion.fault in ANSWERED_FAULTS
+                if result.completion.fault:
+                    self.faults[result.completion.fault] += 1
                 points = task.mark(question, text).points
                 store([AnsweredQuestion(question, block.condition, text, points, reason)])
 
@@ -135,9 +149,7 @@ class EndpointModel:
         cost = f"${ledger.dollars:.2f}" if runner.price is not None else "cost unknown"
         self.on_message(f"{self.endpoint.model}: {ledger.outcomes['reply']:,} replies in {self.folder}, {cost}")
         for fault, count in sorted(self.faults.items()):
-            self.on_message(
-                f"{self.endpoint.model}: {count:,} answers count as they are, although their reply has: {fault}"
-            )
+            self.on_message(ANSWERED_FAULTS[fault].message.format(model=self.endpoint.model, count=count))
 
 
 def answer_of(result: RequestResult, runner: RequestRunner) -> tuple[str, str] | None:
@@ -148,7 +160,7 @@ def answer_of(result: RequestResult, runner: RequestRunner) -> tuple[str, str] |
     completion = result.completion
     if completion.fault and (completion.fault not in ANSWERED_FAULTS or result.offset is None):
         return None
-    text, reason = completion.text, ANSWERED_FAULTS.get(completion.fault, "stop")
+    text, reason = completion.text, ANSWERED_FAULTS[completion.fault].reason if completion.fault else "stop"
     if completion.fault == "cut_off" and result.offset is not None:
         text = content_of(json.loads(runner.journal.read(result.offset)["body"])["choices"][0]["message"])
     return remove_thoughts(text or "") or "", reason

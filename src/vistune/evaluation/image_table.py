@@ -8,19 +8,14 @@ The images of a row are written to files when the row is read, so memory holds t
 from __future__ import annotations
 
 import ast
-import base64
-import binascii
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing import is_missing
-from vistune.evaluation.release import PNG, SHORTEST_IMAGE, ReleaseRow, read_rows, table_in
+from vistune.evaluation.release import SHORTEST_IMAGE, ImageFiles, ReleaseRow, read_rows, table_in
 from vistune.types import Message, Part, Question, Sample
 
 
@@ -64,8 +59,7 @@ class ImageTable:
         base = self.path if self.path.is_dir() else self.path.parent
         self.base = base
         name = "hub" if self.path.is_dir() else self.path.name.split(".")[0]
-        self.folder = base / f"{name}.images"
-        self.temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.files = ImageFiles(base / f"{name}.images")
         self.columns = columns
 
     def __iter__(self) -> Iterator[ImageRow]:
@@ -82,37 +76,10 @@ class ImageTable:
         if isinstance(value, Mapping):  # the hub's image columns: bytes and path
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
-            return self._write(value)
+            return self.files.write(value)
         if is_missing(value):
             return None
         cell = str(value)
         if len(cell) <= SHORTEST_IMAGE or "." in cell:
             return self.base / cell
-        try:
-            return self._write(base64.b64decode(cell.split("base64,", 1)[-1], validate=True))
-        except (binascii.Error, ValueError) as error:
-            raise DataError(f"{location}: is not base64 ({error})", "download the file again") from None
-
-    def _write(self, data: bytes) -> Path:
-        name = f"{hashlib.sha256(data).hexdigest()[:32]}.{'png' if data.startswith(PNG) else 'jpg'}"
-        try:
-            return _written(self.folder / name, data)
-        except OSError:  # the data folder is read-only
-            if self.temporary is None:
-                self.temporary = tempfile.TemporaryDirectory(prefix="vistune-images-")
-                self.folder = Path(self.temporary.name)
-            return _written(self.folder / name, data)
-
-
-def _written(path: Path, data: bytes) -> Path:
-    """Write a file that is named by its content, unless it is there.
-
-    Waiting for the disk after each of 12,000 images would take minutes. A file that a power cut left incomplete has
-    another size, and is written again.
-    """
-    if path.is_file() and path.stat().st_size == len(data):
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(data)
-    return draft.replace(path)
+        return self.files.unpack(cell.split("base64,", 1)[-1], location)

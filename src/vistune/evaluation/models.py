@@ -142,7 +142,8 @@ def _answerer(
         raise RecipeError("--endpoint: needs a folder for the replies", "add --out DIR")
     if ranks.count > 1:
         raise RecipeError(
-            "--endpoint: is asked by one process", "start it without torchrun; --concurrency sets the speed"
+            "--endpoint: cannot be used with torchrun",
+            "start the command without torchrun; --concurrency sets the number of concurrent requests",
         )
     return endpoint_model(model, _answer_path(request, request.out), again=request.again, on_message=on_message)
 

@@ -1,4 +1,4 @@
-"""Published rules that find an option's letter, or yes or no, in a reply to the benchmarks of 2024 and later.
+"""Published rules of one benchmark or harness each that find an option's letter, or yes or no, in a reply.
 
 Each rule names its source. Some official scorers choose a random option if they find none. Here, such a reply counts as
 unparsed and wrong, so that the same replies always give the same figure.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from vistune.evaluation.parsing import PUNCTUATION, choice_of
+from vistune.evaluation.parsing import without_punctuation
 
 # The openings that MMStar's scorer accepts before the letter, and those of lmms-eval's Korean form of it.
 MMSTAR_OPENINGS = ("(", "option ", "the answer is ")
@@ -21,14 +21,7 @@ _PHRASES = (
     "the correct choice is", "correct choice is", "i choose", "i select", "i pick", "my answer is", "my choice is",
     "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは",
 )  # fmt: skip
-_DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _LONE_PERIOD = re.compile(r"(?<!\d)\.(?!\d)")
-_PERIODS = 32  # VLMEvalKit passes re.UNICODE in place of the count
-
-
-def lenient_letter(reply: str, options: Mapping[str, str]) -> str | None:
-    """Return the option that a reply selects by the lenient rule of all tasks with options."""
-    return choice_of(reply, options)
 
 
 def opening_letter(reply: str, letters: str, openings: Sequence[str] = MMSTAR_OPENINGS) -> str | None:
@@ -129,13 +122,5 @@ def only_yes_or_no(reply: str) -> str | None:
 
     Source: VLMEvalKit, dataset/utils/yorn.py (YOrN_Extraction).
     """
-    text = reply.lower()
-    joined = _DIGIT_COMMA_DIGIT.search(text) is not None
-    result = text
-    for sign in PUNCTUATION:
-        if sign in text:
-            remove = joined or f"{sign} " in text or f" {sign}" in text
-            result = result.replace(sign, "" if remove else " ")
-    words = set(_LONE_PERIOD.sub("", result, count=_PERIODS).split())
-    named = words & {"yes", "no"}
+    named = {"yes", "no"}.intersection(without_punctuation(reply.lower(), _LONE_PERIOD).split())
     return named.pop().capitalize() if len(named) == 1 else None

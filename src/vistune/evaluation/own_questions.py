@@ -105,7 +105,7 @@ def read_questions(path: Path, images: Sequence[Path], *, gold: bool, rule: Matc
     folders = LenientFolders([*images, *inside], hint="put the image there, or name its folder with --images")
     is_table = kind_of_file(path.name) in (".csv", ".tsv")
     questions: dict[str, Question] = {}
-    samples, dialogues = SampleReader(rule, unread, warnings), 0
+    samples, dialogues = SampleReader(rule, unread, warnings, gold), 0
     for record in _records(path, unpacked, unread):
         if isinstance(record.value, DataError):
             raise record.value
@@ -115,7 +115,7 @@ def read_questions(path: Path, images: Sequence[Path], *, gold: bool, rule: Matc
         if is_sample(fields) and not any(fields.get(name) is not None for name in TEXTS):
             dialogues += 1
             for question in samples.read(fields, record.location, folders):
-                named = with_own_id(with_match(question) if gold else question, questions)
+                named = with_own_id(question, questions)
                 questions[named.id] = named
             continue
         question = _question(fields, record.location, folders, gold, unread, rule)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from vistune.errors import RecipeError
 from vistune.evaluation.matching import CHOICE, MATCHES, NUMBER, only_number
-from vistune.evaluation.option_rules import lenient_letter
+from vistune.evaluation.parsing import lenient_letter
 from vistune.evaluation.task import bare
 from vistune.records import FORMS, ImageFolders, RecordError, read_sample
 from vistune.registry import guess
@@ -74,11 +74,13 @@ class SampleReader:
     Attributes:
         rule: The match of questions without their own.
         unread, notes: Counters of fields that are not read, and of notes for the user.
+        gold: Whether replies are compared with the answers.
     """
 
     rule: MatchRule
     unread: Counter[str]
     notes: Counter[str]
+    gold: bool = True
 
     def read(self, fields: Mapping[str, object], location: str, folders: ImageFolders) -> list[Question]:
         """Return the questions of a record, which `train` would read in the same way.
@@ -109,12 +111,16 @@ class SampleReader:
             tags: dict[str, object] = {"type": kind, "language": language or "all", "match": used}
             if source:
                 tags["source"] = source
+            question = Question(name, dialogue, message.text.strip(), tags)
+            if not self.gold:
+                yield question
+                continue
             if used == "exact" and len(message.text.split()) > LONG_ANSWER:
                 self.notes[
-                    f"an answer of more than {LONG_ANSWER} words is compared by `exact`, which few replies will meet; "
-                    "use --match rouge-l or --match judge"
+                    f"an answer of more than {LONG_ANSWER} words is compared by exact match, which few replies will "
+                    "meet; use --match rouge-l or --match judge"
                 ] += 1
-            yield with_match(Question(name, dialogue, message.text.strip(), tags))
+            yield with_match(question)
 
 
 def with_match(question: Question) -> Question:

@@ -4,8 +4,8 @@ reply + options -> a letter, "Z" if the model declined, None if the rule finds n
 answer -> VQA's form -> points among the answers of ten people
 
 A rule is either published or lenient. Published rules keep their quirks, because published figures depend on them. The
-lenient rules `choice_of` and `yes_or_no` read replies above all in Korean ("정답은 B입니다", "②", "아니요"), and in
-English and Chinese too. vistune's own Korean tasks have only lenient rules. A reply that names several options or
+lenient rules `lenient_letter` and `yes_or_no` read replies above all in Korean ("정답은 B입니다", "②", "아니요"), and
+in English and Chinese too. vistune's own Korean tasks have only lenient rules. A reply that names several options or
 denies one gives None instead of a guess. The patterns of lenient rules are applied to lines with single spaces and
 contain no repetition, so the time is linear in the reply's length.
 """
@@ -103,7 +103,7 @@ _DENIES = re.compile(r"(?:없|않|아닙|아니|안 보|못 |\bnot\b|n't |不|�
 _AFFIRMS = re.compile(r"(?:있습니다|있어요|있다|보입니다|보여요|보인다|존재합니다|존재한다|맞습니다|그렇습니다)")
 
 
-def choice_of(reply: str, options: Mapping[str, str]) -> str | None:
+def lenient_letter(reply: str, options: Mapping[str, str]) -> str | None:
     """Return the option that a reply states, consists of, or names alone; else that of the published rule."""
     lines = [_DENIED.sub(" ", line).strip() for line in plain_lines(reply)]
     named = _named(lines, options)
@@ -199,15 +199,19 @@ _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS = 32  # the official call passes re.UNICODE in place of the count
 
 
-def _without_punctuation(text: str) -> str:
-    """Remove signs that are next to a space somewhere in the text; replace the others by a space."""
+def without_punctuation(text: str, periods: re.Pattern[str] = _PERIOD) -> str:
+    """Remove signs that are next to a space somewhere in the text; replace the others by a space.
+
+    Args:
+        periods: The full stops to remove.
+    """
     joined = _DIGIT_COMMA_DIGIT.search(text) is not None
     result = text
     for sign in PUNCTUATION:
         if sign in text:
             remove = joined or f"{sign} " in text or f" {sign}" in text
             result = result.replace(sign, "" if remove else " ")
-    return _PERIOD.sub("", result, count=_PERIODS)
+    return periods.sub("", result, count=_PERIODS)
 
 
 def _plain_words(text: str) -> str:
@@ -224,14 +228,14 @@ def one_line(text: str) -> str:
 @lru_cache(maxsize=1 << 17)
 def vqa_form(text: str) -> str:
     """Return VQA's form of an answer that `one_line` returned."""
-    return _plain_words(_without_punctuation(text))
+    return _plain_words(without_punctuation(text))
 
 
 @lru_cache(maxsize=1 << 17)
 def evalai_form(text: str) -> str:
     """Return the server's form of any answer."""
     bare = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return _plain_words(_without_punctuation(one_line(bare.strip())))
+    return _plain_words(without_punctuation(one_line(bare.strip())))
 
 
 def soft_points(answer: str, people: Sequence[str]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from vistune.errors import DataError
 from vistune.evaluation.parsing import is_missing
 from vistune.evaluation.predictions import plain_id
 from vistune.evaluation.task import make_question
-from vistune.files import decoded, parse_json, write_atomic
+from vistune.files import decoded, parse_json
 from vistune.records import read_values
 from vistune.records.reading import open_text
 from vistune.types import Question
@@ -179,11 +180,52 @@ def read_rows(path: Path) -> Iterator[ReleaseRow]:
             yield ReleaseRow(value, location)
 
 
-class ReleaseTable:
-    """A release that is one table: its rows by id, and their images as files.
+class ImageFiles:
+    """Writes images as files named by their content into a folder.
 
-    The images are named by their content and stored next to the table. If that folder is read-only, they are stored in
-    a temporary folder, which exists as long as this object.
+    If the folder cannot be written, they are in a temporary folder, which exists as long as this object.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def write(self, data: bytes) -> Path:
+        """Write an image unless it is there, and return its path."""
+        name = f"{hashlib.sha256(data).hexdigest()[:32]}.{'png' if data.startswith(PNG) else 'jpg'}"
+        try:
+            return _written(self.folder / name, data)
+        except OSError:  # the data folder is read-only
+            if self.temporary is None:
+                self.temporary = tempfile.TemporaryDirectory(prefix="vistune-images-")
+                self.folder = Path(self.temporary.name)
+            return _written(self.folder / name, data)
+
+    def unpack(self, cell: str, location: str) -> Path:
+        """Write an image that a cell contains as base64. Raise DataError if it is not base64."""
+        try:
+            data = base64.b64decode(cell, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise DataError(f"{location}: is not base64 ({error})", "download the file again") from None
+        return self.write(data)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    """Write a file that is named by its content, unless it is there.
+
+    Waiting for the disk after each of 12,000 images would take minutes. A file that a power cut left incomplete has
+    another size, and is written again.
+    """
+    if path.is_file() and path.stat().st_size == len(data):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(data)
+    return draft.replace(path)
+
+
+class ReleaseTable:
+    """A release that is one table: its rows by id, and their images as files, which exist as long as this object.
 
     Args:
         word, language: As for `table_in`.
@@ -196,8 +238,7 @@ class ReleaseTable:
     def __init__(self, folder: Path, word: str, *id_fields: str, language: str = "") -> None:
         path = table_in(folder, word, language)
         self.base = path.parent
-        self.folder = path.parent / f"{path.name.split('.')[0]}.pictures"
-        self.temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.files = ImageFiles(path.parent / f"{path.name.split('.')[0]}.pictures")
         self.rows: dict[str, ReleaseRow] = {}
         for row in read_rows(path):
             name = plain_id(row.text(*id_fields))
@@ -221,13 +262,13 @@ class ReleaseTable:
             if isinstance(value, Mapping):  # the hub's image columns: bytes and path
                 value = value.get("bytes") or value.get("path")
             if isinstance(value, bytes):
-                paths[name] = self._write(value)
+                paths[name] = self.files.write(value)
                 continue
             cell = row.get("image_path") if is_missing(value) else str(value)
             if cell is None:
                 continue
             if len(cell) > SHORTEST_IMAGE and "." not in cell:
-                paths[name] = self._unpack(cell, row.location)
+                paths[name] = self.files.unpack(cell, f"{row.location}:image")
             elif plain_id(cell) in self.rows:
                 shared[name] = plain_id(cell)
             else:
@@ -238,22 +279,3 @@ class ReleaseTable:
                 raise DataError(f"{location}:image: row {other!r} has no image", "download the file again")
             paths[name] = paths[other]
         return paths
-
-    def _unpack(self, cell: str, location: str) -> Path:
-        try:
-            data = base64.b64decode(cell, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise DataError(f"{location}:image: is not base64 ({error})", "download the file again") from None
-        return self._write(data)
-
-    def _write(self, data: bytes) -> Path:
-        name = f"{hashlib.sha256(data).hexdigest()[:32]}.{'png' if data.startswith(PNG) else 'jpg'}"
-        if not (self.folder / name).is_file():
-            try:
-                write_atomic(self.folder / name, data)
-            except OSError:  # the data folder is read-only
-                if self.temporary is None:
-                    self.temporary = tempfile.TemporaryDirectory(prefix="vistune-images-")
-                    self.folder = Path(self.temporary.name)
-                write_atomic(self.folder / name, data)
-        return self.folder / name

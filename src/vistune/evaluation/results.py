@@ -6,7 +6,7 @@ answered questions -> Estimate (mean and 95 % interval, bootstrapped by image) -
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,9 @@ class AnsweredQuestion:
             "image": image_of(self.question),
             **{name: value for name, value in self.question.tags.items() if isinstance(value, str | int | float)},
         }
+
+
+StoreAnswers = Callable[[Sequence[AnsweredQuestion]], None]
 
 
 @dataclass(frozen=True, slots=True)

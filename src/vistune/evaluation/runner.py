@@ -29,7 +29,7 @@ from vistune.data import PixelCache
 from vistune.errors import DataError, RecipeError, Stopped
 from vistune.evaluation.answers import AnswerFile, AnswerLine, Key, Ranks, StoredAnswer
 from vistune.evaluation.conditions import CONDITIONS, Block
-from vistune.evaluation.results import AnsweredQuestion
+from vistune.evaluation.results import AnsweredQuestion, StoreAnswers
 from vistune.evaluation.task import Benchmark
 from vistune.generation import GREEDY, Assistant, Engine, PendingAnswer
 from vistune.generation.batch import hash_prompt as coded
@@ -42,9 +42,6 @@ BATCH = 64  # answers in progress at once
 LETTERS = "ABCDEFGH"
 VERSIONED = ("torch", "transformers")
 SAMPLED = 1 << 20  # bytes that are hashed at the beginning, middle and end of a weight file
-
-
-StoreAnswers = Callable[[Sequence[AnsweredQuestion]], None]
 
 
 class Answerer(Protocol):

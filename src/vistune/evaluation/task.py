@@ -123,7 +123,7 @@ class Benchmark(ABC):
 
     Attributes:
         max_tokens: Longest reply in tokens, as in the published runs.
-        rules: Parse rules: official, and lenient if the task has such a rule.
+        rules: Parse rules: official (the benchmark's published rule, or a harness's), and lenient if the task has one.
         judged: Whether `score` asks a judge.
         prediction_fields: Fields of predictions that the task uses or that its release contains.
         unread_fields, warnings: Unread fields of the user's own questions, and warnings about them; known once the

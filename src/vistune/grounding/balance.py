@@ -17,21 +17,26 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import exp, log, prod
 
 from vistune.grounding.lexicon import class_of
 from vistune.grounding.questions import QUESTION_TYPES, Content
 from vistune.grounding.scene import Scene
 
 OPPOSITE = {"yes": "no", "no": "yes", "first": "second", "second": "first", "large": "small", "small": "large"}
+FIRST_ANSWERS = ("yes", "first", "large")
 MARGIN = 0.05  # by which the share of the most frequent answer may exceed an equal share, unless there are two answers
 KEPT_WRONG = 1 / 2
 LEAST_PREFERENCE = 0.02
 FITTED = 4000  # conversations that the rates are fitted to
 MOST_DRAWS = 40  # of questions for each of them
 PASSES = 3
+SWEEPS = 30  # over all keys, when rare questions are balanced for several keys at once
+DAMPING = 0.7
+CLOSE = 0.01  # the logarithm of a ratio of two counts that are even enough
+TINY = 1e-9
 Key = tuple[str | int, ...]
-Rates = Mapping[Key, Mapping[str, float]]  # of each answer
+Rates = Mapping[Key, Mapping[str, float]]  # for each answer; `_rate` combines them
 Cell = tuple[tuple[Key, ...], str]  # all keys of a question, and its answer
 Item = tuple[str, Content]  # a question type and the content of a question
 
@@ -57,7 +62,7 @@ class AnswerBalance:
     - labels: number of images that show each label
     - boxed: labels that have a box in some image; only they are looked for in every image with boxes
     - together: for each label, the number of images that show it with each other label
-    - rates: for a key of the question (see `_keys`) and each answer, the share of questions to keep
+    - rates: for a key of the question (see `_keys`) and each answer, the share of questions to keep, or a factor of it
     - preferences: rates of earlier fits; questions that would be rejected are picked less often
     - draw: which of several draws of all conversations is used; in a small data set, few draws are balanced
     """
@@ -127,7 +132,7 @@ class _Candidates:
 
     def draw(self, balance: AnswerBalance, seed: float, most: int) -> list[Item]:
         """Choose questions, and keep them at the rates of the balance."""
-        rng = random.Random(f"{balance.draw}/{seed}")
+        rng = _rng(balance.draw, seed)
         accepted = [item for item in self.choose(rng) if rng.random() < balance.rate(item[1])]
         rng.shuffle(accepted)
         return sorted(accepted[:most], key=lambda item: min(_ORDER.index(_aspect(item[1])), 2))
@@ -195,13 +200,16 @@ def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> Answer
         conversations: (seed, scene). The seed is that of the generator which `choose` is called with.
         most: Questions of a conversation.
     """
-    scenes = sorted(conversations, key=lambda item: hashlib.sha256(item[0].encode()).digest())[:FITTED]
-    balance = count_labels(scene for _, scene in scenes)
-    draws = min(MOST_DRAWS, FITTED // max(1, len(scenes)))
-    for _ in range(PASSES):  # the last one gives the rates, the others the preferences
+    scenes = sorted(conversations, key=lambda item: hashlib.sha256(item[0].encode()).digest())
+    sample = scenes[:FITTED]
+    balance = count_labels(scene for _, scene in sample)
+    draws = min(MOST_DRAWS, FITTED // max(1, len(sample)))
+    for chosen_from in (*[sample] * (PASSES - 1), scenes):  # the last fit gives the rates, the others the preferences
         balance = replace(balance, preferences=(*balance.preferences, balance.rates))
-        balance = replace(balance, rates=_fit_rates(_chosen(scenes, balance, draws), draws))
-    items = [(random.Random(seed).random(), _Candidates(scene, balance)) for seed, scene in scenes]
+        balance = replace(balance, rates=_fit_rates(_chosen(chosen_from, balance, draws), draws))
+    if draws == 1:
+        return balance
+    items = [(_seed_of(name), _Candidates(scene, balance)) for name, scene in scenes]
     numbered = [replace(balance, draw=number) for number in range(draws)]
     return min(numbered, key=lambda each: _imbalance(c for s, of in items for _, c in of.draw(each, s, most)))
 
@@ -220,13 +228,27 @@ def _imbalance(contents: Iterable[Content]) -> float:
 
 
 def _chosen(scenes: Sequence[tuple[str, Scene]], balance: AnswerBalance, draws: int) -> Counter[Cell]:
-    """Count how often each cell is chosen in several draws for each scene; a small data set needs many."""
+    """Count how often each cell is chosen, with the random numbers of the conversations themselves.
+
+    With other random numbers, the counts of a rare key would differ from those of the conversations, so its rates would
+    favour one answer. A small data set needs several draws.
+    """
     counts = Counter[Cell]()
-    for seed, scene in scenes:
-        candidates, rng = _Candidates(scene, balance), random.Random(seed)
-        for _ in range(draws):
-            counts.update((tuple(_keys(content)), content.answer) for _, content in candidates.choose(rng))
+    for name, scene in scenes:
+        candidates, seed = _Candidates(scene, balance), _seed_of(name)
+        for number in range(draws):
+            chosen = candidates.choose(_rng(number, seed))
+            counts.update((tuple(_keys(content)), content.answer) for _, content in chosen)
     return counts
+
+
+def _seed_of(name: str) -> float:
+    """Return the seed that `choose` takes from the generator of a conversation."""
+    return random.Random(name).random()
+
+
+def _rng(draw: int, seed: float) -> random.Random:
+    return random.Random(f"{draw}/{seed}")
 
 
 def _keys(content: Content) -> Iterator[Key]:
@@ -249,28 +271,32 @@ def _fewest(key: Key, answer: str) -> int:
 
 
 def _rate(rates: Rates, content: Content) -> float:
-    """Return the rate of the most specific key that has one."""
+    """Return the share of questions with this content that are kept."""
     if not rates:
         return 1.0
-    key = next((key for key in _keys(content) if key in rates), None)
-    if key is None:
-        return 0.0 if content.form == "existence_seen" else 1.0
-    return rates[key].get(content.answer, 0.0)
+    keys = [key for key in _keys(content) if key in rates]
+    if not any(len(key) > 1 for key in keys) and content.form == "existence_seen":
+        return 0.0
+    if content.answer not in OPPOSITE or (keys and _is_pair(keys[0])):
+        return rates[keys[0]].get(content.answer, 0.0) if keys else 1.0  # the most specific key that has a rate
+    return min(1.0, prod(rates[key].get(content.answer, 0.0) for key in keys))
 
 
 def _fit_rates(cells: Mapping[Cell, int], draws: int) -> dict[Key, dict[str, float]]:
     """Return rates that balance the answers of every key.
 
     The pairs that are asked often enough come first, then the labels, with their rare pairs only, then the forms. If
-    all pairs are balanced, so are their labels.
+    all pairs are balanced, so are their labels. Rare questions with two opposite answers are balanced for both labels
+    and the form at once.
     """
     members: dict[Key, list[Cell]] = defaultdict(list)
     for cell in cells:
         for key in cell[0]:
-            members[key].append(cell)
+            if _is_pair(key) or cell[1] not in OPPOSITE:
+                members[key].append(cell)
     balanced: set[Cell] = set()
     rates: dict[Key, dict[str, float]] = {}
-    for key in sorted(members, key=lambda key: (-len(key), str(key))):
+    for key in sorted(members, key=lambda key: (not _is_pair(key), -len(key), str(key))):
         counts = Counter[str]()
         for cell in members[key]:
             if cell not in balanced:
@@ -278,6 +304,49 @@ def _fit_rates(cells: Mapping[Cell, int], draws: int) -> dict[Key, dict[str, flo
         if counts and counts.total() >= draws * _fewest(key, next(iter(counts))):
             rates[key] = _balanced(counts)
             balanced.update(members[key])
+    rare = {cell: count for cell, count in cells.items() if cell[1] in OPPOSITE and cell not in balanced}
+    return rates | _fit_jointly(rare, draws)
+
+
+def _is_pair(key: Key) -> bool:
+    return len(key) > 1 and isinstance(key[1], str)
+
+
+def _fit_jointly(cells: Mapping[Cell, int], draws: int) -> dict[Key, dict[str, float]]:
+    """Return factors of two opposite answers. The rate of a question is its factors multiplied, and at most 1.
+
+    "Are there more forks than people?" is rare, but most questions that end in "than people" have the answer "no". So
+    both labels and the form need as many kept questions with one answer as with the other. A key whose questions all
+    have the same answer keeps none.
+    """
+    rates: dict[Key, dict[str, float]] = {}
+    while True:
+        members: dict[Key, list[tuple[tuple[Key, ...], int, int]]] = defaultdict(list)  # (keys, side, count)
+        for (keys, answer), count in cells.items():
+            single = tuple(key for key in keys if not _is_pair(key))
+            for key in single:
+                members[key].append((single, 1 if answer in FIRST_ANSWERS else -1, count))
+        totals = {key: sum(count for _, _, count in members[key]) for key in members}
+        fitted = [key for key in sorted(members, key=str) if totals[key] >= draws * _fewest(key, "yes")]
+        one_sided = {key for key in fitted if len({side for _, side, _ in members[key]}) == 1}
+        if not one_sided:
+            break
+        rates |= {key: {} for key in one_sided}
+        cells = {cell: count for cell, count in cells.items() if one_sided.isdisjoint(cell[0])}
+    logs = dict.fromkeys(fitted, 0.0)
+    for _ in range(SWEEPS):
+        largest_step = 0.0
+        for key in fitted:
+            sums = {1: TINY, -1: TINY}  # of kept questions
+            for keys, side, count in members[key]:
+                sums[side] += count * exp(min(0.0, -side * sum(logs.get(each, 0.0) for each in keys)))
+            step = log(sums[1] / sums[-1])
+            logs[key] += DAMPING * step
+            largest_step = max(largest_step, abs(step))
+        if largest_step < CLOSE:
+            break
+    for key, value in logs.items():
+        rates[key] = {answer: exp(-value if answer in FIRST_ANSWERS else value) for answer in OPPOSITE}
     return rates
 
 

@@ -45,15 +45,19 @@ _QUESTION_TYPES = (
     ("who", re.compile(r"^who(?:se|m)?\b|누구|누가")),
     ("what", re.compile(r"^(?:what|which|in a few words, what)\b|무엇|뭐|뭘|어느|어떤|무슨")),
     ("how", re.compile(r"^how\b|어떻게|어떠")),
+    ("more_than", re.compile(
+        r"^(?:(?:is|are) there|(?:can|do) you see|does the \w+ show) (?:more|fewer|less) (?!than\b).*\bthan\b"
+        r"|보다 .*(?:많|적)(?:은가요|나요|습니까|이 (?:있|보))"
+    )),
     ("is_there", re.compile(
         r"^(?:is|are) there\b|^(?:can|do) you see\b|^does the \w+ show\b"
-        r"|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)|더 많은가요"
+        r"|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)"
     )),
     ("yes_no", re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|will)\b|(?:나요|까요?|가요)\s*\?")),
     ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),
 )  # fmt: skip
 QUESTION_TYPES = tuple(name for name, _ in _QUESTION_TYPES)
-YES_NO = ("is_there", "yes_no")
+YES_NO = ("more_than", "is_there", "yes_no")
 PREFERENCE = "preference"  # the type of a pair; its guesses are right or wrong like those of a yes-no question
 
 
@@ -184,6 +188,12 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(_ENDINGS.sub("", word) for word in re.findall(r"\w+", text.lower()))
 
 
+def _forms(words: Iterable[str]) -> set[str]:
+    """Return words unchanged and without a Korean particle: the end of "고양이" may be one."""
+    unchanged = set(words)
+    return unchanged | {_ENDINGS.sub("", word) for word in unchanged}
+
+
 def guessing_lines(results: Sequence[GuessedAnswers]) -> list[str]:
     """Describe the result: a warning for each type of question that can be guessed, or one line for all."""
     guessable = [result for result in results if result.is_guessable]
@@ -215,8 +225,8 @@ class _Question:
 _YES = re.compile(r"^\s*(?:yes|yeah|yep|네|예|그렇습니다|맞습니다)\b", re.IGNORECASE)
 _NO = re.compile(r"^\s*(?:no\b(?! \w+s\b)|아니)", re.IGNORECASE)
 _NONE = re.compile(r"\b(?:no|none|zero|not any|cannot see any)\b|없|않")
-_OR = re.compile(r"\bor\b|가요,|[과와] |아니면|또는")  # between the two options of a choice
-_ENDINGS = re.compile(r"(?<=[가-힣])(?:은|는|이|가|을|를|과|와|의|보다|인가요)$")
+_OR = re.compile(r"\bor\b|(?:인가|가)요,|[과와] |아니면|또는")  # between the two options of a choice
+_ENDINGS = re.compile(r"(?<=[가-힣])(?:은|는|이|가|을|를|과|와|의|보다|인가요|입니다)$")
 
 
 def _closed_questions(conversation: Conversation) -> Iterable[_Question]:
@@ -258,8 +268,11 @@ def _short_answer(question: str, reply: str, kind: str | None, language: str) ->
         return "no"
     lowered = question.lower()
     if kind == "which" and len(words) <= MOST_WORDS_OF_SENTENCE and (option := _OR.search(lowered)):
-        first, second = lowered[: option.start()], lowered[option.end() :]
-        named = [("first", "second")[word in second] for word in words if (word in first) != (word in second)]
+        second = re.findall(r"\w+", lowered[option.end() :])
+        first = re.findall(r"\w+", lowered[: option.start()])[-len(second) :]  # without the words before the option
+        sides = {"first": _forms(first), "second": _forms(second)}
+        matches = [{side for side in sides if sides[side] & _forms([word])} for word in words]
+        named = [side for match in matches if len(match) == 1 for side in match]
         if named:
             return named[0]
     is_sentence = text.endswith((".", "다", "요")) and len(words) > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
@@ -79,6 +80,11 @@ def bootstrap(values: Sequence[float], threshold: float) -> Interval:
     drawn = np.random.RandomState(0).randint(0, len(array), size=(RESAMPLES, len(array)))
     low, high = np.percentile(array[drawn].mean(axis=1), [2.5, 97.5])
     return Interval(float(array.mean()), float(low), float(high), threshold)
+
+
+def common_length(left: Sequence[object], right: Sequence[object]) -> int:
+    """Return the number of elements before the first that differs."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
 @dataclass(frozen=True)

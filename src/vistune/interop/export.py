@@ -17,6 +17,7 @@ from vistune.interop import layouts
 from vistune.interop.build import SourceModel, build_model, source_processor
 from vistune.interop.certificate import ExportForm, certify, write_certificate
 from vistune.interop.folders import is_hub_name, read_tensors, read_tower, resolve, with_full_depth, write_tower
+from vistune.interop.layout_limits import refuse_layout
 from vistune.interop.model_card import write_card
 from vistune.interop.parity import (
     BATCH,
@@ -30,7 +31,7 @@ from vistune.interop.parity import (
     probe_transformers,
     probes,
 )
-from vistune.interop.peft_export import write_peft
+from vistune.interop.peft_export import refuse_peft, write_peft
 from vistune.interop.writers import ExportedModel, write_hf, write_original
 from vistune.model import VisionLanguageModel
 from vistune.model.part_adapters import merge_parts
@@ -130,20 +131,24 @@ def export_model(
     if out.exists():
         raise RecipeError(f"{out}: already exists", "give another folder")
     exported = exported_from(folder, dtype, device)
-    refuse_naflex(exported.spec, layout)
-    expected = probe_ours(exported.assistant, probes())
+    if layout == "peft":
+        refuse_peft(exported, base)
+    else:
+        refuse_layout(exported, layout)
     merges: list[ParityRow] = []
+    expected: Mapping[str, ProbeResult] = {}
     if exported.model.adapted and layout != "peft":
         if not merge:
             raise RecipeError(
                 f"{folder}: has adapters, which --layout {layout} cannot store",
                 "add --merge, or export --layout peft",
             )
-        exported, merges, expected = merge_exported(exported, expected, out)
+        exported, merges, expected = merge_exported(exported, out)
     precision = exported.model.head.dtype
     if precision != exported.dtype:
         round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
-        expected = probe_ours(exported.assistant, probes())
+        expected = {}
+    expected = expected or probe_ours(exported.assistant, probes())
     certificate = certify(exported.assistant, expected, ExportForm(layout, str(exported.dtype).removeprefix("torch.")))
     if precision != exported.dtype:
         exported.model.to(exported.dtype)  # in the precision of the file, so that no second copy is needed
@@ -168,13 +173,12 @@ def export_model(
     return [*merges, *rows]
 
 
-def merge_exported(
-    exported: ExportedModel, before: Mapping[str, ProbeResult], out: Path
-) -> tuple[ExportedModel, list[ParityRow], dict[str, ProbeResult]]:
+def merge_exported(exported: ExportedModel, out: Path) -> tuple[ExportedModel, list[ParityRow], dict[str, ProbeResult]]:
     """Merge the model's adapters; return the merged model, the comparison of before and after, and the results after.
 
     Raises CheckpointError if the outputs change.
     """
+    before = probe_ours(exported.assistant, probes())
     if "vision" in merge_parts(exported.model):
         state: dict[str, LazyTensor] = dict(exported.model.vision.towers[0].tower.state_dict())
         assert state.keys() <= exported.tower.keys()
@@ -195,16 +199,6 @@ def refuse_unknown(layout: str) -> None:
         raise RecipeError("layout gguf has a separate call with other options", "call vistune.export_gguf")
     if layout not in QUANTISED_BY:
         raise RecipeError(f"--layout {layout!r} is not known", guess(layout, (*QUANTISED_BY, GGUF)))
-
-
-def refuse_naflex(spec: Spec, layout: str) -> None:
-    """Raise RecipeError for a NaFlex model, before its outputs are computed."""
-    if spec.image_mode == "naflex":
-        raise RecipeError(
-            f"--layout {layout}: LLaVA's tower takes square images; this model's images have different grids of "
-            "patches",
-            "use this folder with vistune, or train with another vision tower to export the model",
-        )
 
 
 def refuse_quantised(layout: str, bits: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from vistune.interop.gguf_parts import gguf_parts
 from vistune.interop.gguf_readme import modelfile, readme
 from vistune.interop.gguf_tower import CLASS_POSITIONS, Difference, refuse_tower, tower_contents, tower_differences
 from vistune.interop.gguf_vocabulary import vocabulary_metadata
-from vistune.interop.parity import ParityRow, probe_ours, probes
+from vistune.interop.parity import ParityRow, ProbeResult
 from vistune.interop.writers import ExportedModel
 from vistune.model.language import unwrap
 from vistune.registry import guess
@@ -93,10 +94,11 @@ def export_gguf(
     refuse_tower(exported)
     family = refuse_language(exported.model)
     rows: list[ParityRow] = []
+    results: Mapping[str, ProbeResult] = {}
     if exported.model.adapted:
         if not merge:
             raise RecipeError(f"{folder}: has adapters, which --layout gguf cannot store", "add --merge")
-        exported, rows, _ = merge_exported(exported, probe_ours(exported.assistant, probes()), out)
+        exported, rows, results = merge_exported(exported, out)
     title = exported_title(folder)
     vocabulary, tokenizer_differences = vocabulary_metadata(
         exported.processor, unwrap(exported.model.language).config.vocab_size
@@ -121,7 +123,6 @@ def export_gguf(
             _write_texts(exported, result, draft)
             known = tuple(KnownDifference(entry.stage, entry.what) for entry in result.differences)
             form = ExportForm("gguf", kind, known, gguf_parts(draft))
-            results = probe_ours(exported.assistant, probes())
             write_certificate(certify(exported.assistant, results, form), draft)
     except DiskError:
         raise

@@ -56,6 +56,11 @@ def hf_misfit(exported: ExportedModel) -> Misfit | None:
             f"feature_norm={spec.feature_norm}",
             "train with model.feature_norm=off",
         )
+    if spec.image_mode == "naflex":
+        return Misfit(
+            "transformers' LLaVA takes square images, and this model's images have different grids of patches",
+            "train with another tower",
+        )
     if reason := tower_misfit(exported.tower_config, exported.tower_shape):
         return Misfit(
             f"transformers' LLaVA cannot use the tower {exported.tower_shape.kind}: {reason}",

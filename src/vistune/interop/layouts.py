@@ -19,6 +19,7 @@ from vistune.interop.folders import by_part, read_config, read_tensors, readable
 from vistune.interop.language_names import names_of
 from vistune.interop.processor_files import TRAINING_TEMPLATE
 from vistune.model import VisionLanguageModel
+from vistune.model.image_proof import pads_first
 from vistune.model.image_rules import ImageRules, image_rules
 from vistune.model.peft_folder import PREFIX, read_adapters
 from vistune.model.tower_shape import as_layers, describe_tower
@@ -156,8 +157,7 @@ def pads(folder: Path) -> bool:
     """Return whether images are padded to a square, as in LLaVA 1.5's training; llava-hf's own folders crop."""
     from transformers import AutoImageProcessor
 
-    rules = AutoImageProcessor.from_pretrained(str(folder), backend="pil")
-    return type(rules).__name__.startswith("LlavaImageProcessor") and bool(rules.do_pad)
+    return pads_first(AutoImageProcessor.from_pretrained(str(folder), backend="pil"))
 
 
 def read_peft(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
@@ -170,10 +170,7 @@ def read_peft(folder: Path, *, base: str | None, template: str | None, vision: s
     base_name = base or config.base_model_name_or_path
     if not base_name:
         raise CheckpointError(f"{folder / 'adapter_config.json'}: names no base model", "name it with --base")
-    # An export names the absolute path of its base, and may have moved since.
-    own_base = folder / BASE_FOLDER
-    is_own = base is None and Path(str(base_name)).name == BASE_FOLDER and own_base.is_dir()
-    base_folder = own_base if is_own else resolve(str(base_name), folder)
+    base_folder = resolve(base, folder) if base else adapters_base(folder, str(base_name))
     base_config = read_config(base_folder)
     if original.is_original(base_folder, base_config):
         source = original.read(base_folder, base=None, template=template, vision=vision)
@@ -188,7 +185,7 @@ def read_peft(folder: Path, *, base: str | None, template: str | None, vision: s
             "name a whole LLaVA with --base, or put the training's config.json and projector into the folder",
         )
     source = replace(source, layout="peft", folder=folder)
-    is_local = is_own or (folder / str(base_name)).is_dir() or Path(str(base_name)).is_dir()
+    is_local = base_folder in (folder / BASE_FOLDER, folder / str(base_name), Path(str(base_name)))
     if config.revision and base is None and not is_local:
         path = folder / "adapter_config.json"
         remark = f"{path}: revision {config.revision!r} is not read: the base's newest is used"
@@ -196,6 +193,15 @@ def read_peft(folder: Path, *, base: str | None, template: str | None, vision: s
     if naming_of([name.removeprefix(PREFIX) for name in adapters.tensors], folder).layout == "original":
         source = original.with_tuned(source, folder)
     return apply_adapters(source, adapters)
+
+
+def adapters_base(folder: Path, name: str) -> Path:
+    """Return the folder of the base model that a PEFT folder names.
+
+    An export that contains its base names the base's absolute path, and may have moved since.
+    """
+    own = folder / BASE_FOLDER
+    return own if Path(name).name == BASE_FOLDER and own.is_dir() else resolve(name, folder)
 
 
 Reader = Callable[..., SourceModel]

@@ -47,7 +47,9 @@ class ProbeResult:
         tower: (tiles, slots, width) features that enter the projector.
         projected: (tiles, slots, width) features that leave the projector.
         steps: (positions, vocabulary) logits at the end of the prompt and after each token of an answer, in fp32.
-        failure: Why the model could not compute the rest; then `logits` and `steps` are empty.
+        failure: Why the model could not compute the rest; then `logits` is empty and `steps` is None.
+        omitted: Positions at the end of the answer that are not in `steps`: transformers would replace an image token
+            before them by image features.
 
     A batch (`batched`) has the ids and tokens of its prompts one after another, and their logits (prompts, vocabulary).
     """
@@ -61,6 +63,7 @@ class ProbeResult:
     projected: Tensor | None = None
     steps: Tensor | None = None
     failure: str = ""
+    omitted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +208,7 @@ def probe_transformers(
             pixels=None if pixels is None else pixels.flatten(0, -4).float(),
         )
         answer = None if answers is None else answers[name]
-        results[name] = _run_transformers(model, inputs.to(model.device), result, answer)
+        results[name] = _run_transformers(model, _on_device(inputs, model), result, answer)
     return results
 
 
@@ -216,6 +219,17 @@ def probe_batch(
     image_id: int,
 ) -> ProbeResult:
     """Run conversations as one padded batch in transformers; see `batched` for the form of the result."""
+    inputs = batch_inputs(model, processor, conversations)
+    answers, logits = generate_greedily(model, inputs, GREEDY_TOKENS)
+    ids = inputs["input_ids"][inputs["attention_mask"].bool()].cpu()
+    tokens = [token for answer in answers for token in answer]
+    return ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), logits, tokens)
+
+
+def batch_inputs(
+    model: PreTrainedModel, processor: ProcessorMixin, conversations: Sequence[Sequence[Mapping[str, Any]]]
+) -> Any:
+    """Return the inputs of transformers' model for conversations that are answered as one padded batch."""
     inputs = processor.apply_chat_template(
         conversations,
         add_generation_prompt=True,
@@ -223,15 +237,16 @@ def probe_batch(
         return_dict=True,
         return_tensors="pt",
         processor_kwargs={"padding": True},
-    ).to(model.device)
+    )
+    return _on_device(inputs, model)
+
+
+def _on_device(inputs: Any, model: PreTrainedModel) -> Any:
+    """Move inputs to the device of a model, with pixels in its precision."""
+    inputs = inputs.to(model.device)
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    settings = {**GREEDY_SETTINGS, "max_new_tokens": GREEDY_TOKENS, "min_new_tokens": GREEDY_TOKENS}
-    with torch.inference_mode(), without_stop_strings(model):
-        output: Any = model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
-    ids = inputs["input_ids"][inputs["attention_mask"].bool()].cpu()
-    tokens = output.sequences[:, inputs["input_ids"].shape[1] :].flatten().tolist()
-    return ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), output.logits[0].float().cpu(), tokens)
+    return inputs
 
 
 def batched(results: Mapping[str, ProbeResult]) -> ProbeResult:
@@ -245,20 +260,20 @@ def _run_transformers(
     model: PreTrainedModel, inputs: Any, result: ProbeResult, answer: Sequence[int] | None
 ) -> ProbeResult:
     """Add the features, logits and tokens that the model computes from a probe's inputs."""
-    if "pixel_values" in inputs:
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     prompt_length = inputs["input_ids"].shape[1]
     [projector] = [module for name, module in model.named_modules() if name.endswith("multi_modal_projector")]
     with torch.inference_mode(), recorded(projector) as features:
         try:
-            tokens = generate_greedily(model, inputs, GREEDY_TOKENS)[0]
+            [tokens], _ = generate_greedily(model, inputs, GREEDY_TOKENS)
             answer = tokens if answer is None else answer
-            added = torch.tensor([_before_image(answer[:-1], model)], dtype=torch.int64, device=model.device)
+            before_image = _before_image(answer[:-1], model)
+            added = torch.tensor([before_image], dtype=torch.int64, device=model.device)
             longer = dict(inputs)
             longer["input_ids"] = torch.cat([inputs["input_ids"], added], dim=1)
             longer["attention_mask"] = torch.ones_like(longer["input_ids"])
             steps = model(**longer).logits[0, prompt_length - 1 :].float().cpu()
-            result = replace(result, logits=steps[0], tokens=tokens, steps=steps)
+            omitted = len(answer[:-1]) - len(before_image)
+            result = replace(result, logits=steps[0], tokens=tokens, steps=steps, omitted=omitted)
         except (ValueError, RuntimeError, IndexError) as error:  # for example other numbers of slots and features
             result = replace(result, failure=reason_of(error))
     tower, projected = features or (None, None)
@@ -282,12 +297,16 @@ def _before_image(tokens: Sequence[int], model: PreTrainedModel) -> list[int]:
     return list(tokens[: tokens.index(image_id)] if image_id in tokens else tokens)
 
 
-def generate_greedily(model: PreTrainedModel, inputs: Any, count: int) -> list[list[int]]:
-    """Generate `count` tokens after each prompt of a batch, greedily and without a stop."""
-    with without_stop_strings(model):
-        generated: Any = model.generate(**inputs, **GREEDY_SETTINGS, max_new_tokens=count, min_new_tokens=count)
-    answers: list[list[int]] = generated[:, inputs["input_ids"].shape[1] :].tolist()
-    return answers
+def generate_greedily(model: PreTrainedModel, inputs: Any, count: int) -> tuple[list[list[int]], Tensor]:
+    """Generate `count` tokens after each prompt of a batch, greedily and without a stop.
+
+    Returns the tokens, and the logits (prompts, vocabulary) of the first one in fp32.
+    """
+    settings = {**GREEDY_SETTINGS, "max_new_tokens": count, "min_new_tokens": count}
+    with torch.inference_mode(), without_stop_strings(model):
+        output: Any = model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
+    answers: list[list[int]] = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+    return answers, output.logits[0].float().cpu()
 
 
 def compare(ours: Mapping[str, ProbeResult], theirs: Mapping[str, ProbeResult]) -> list[ParityRow]:

@@ -33,17 +33,9 @@ def write_peft(exported: ExportedModel, folder: Path, *, base: str | None, own_b
 
     With an existing model as `base`, the trained projector is stored with the adapters (PEFT's `modules_to_save`).
     Without it, the base is written into `base/`, and the config names its absolute path `own_base`: PEFT and
-    transformers read relative names as names on the hub. The processor's files are next to the adapters. Raises
-    RecipeError if the model has no adapters, or transformers' LLaVA cannot represent it.
+    transformers read relative names as names on the hub. The processor's files are next to the adapters. The model must
+    have passed `refuse_peft`.
     """
-    if not exported.model.adapted:
-        raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
-    if base is not None and PROJECTOR in settings_of(exported.model):
-        raise RecipeError(
-            "--base: the projector has adapters, and PEFT cannot store its weights in addition to them",
-            "export without --base, which writes the whole base model",
-        )
-    refuse_layout(exported, "llava-hf")
     config: dict[str, object] = _settings(exported) | {
         "base_model_name_or_path": base or str(own_base),
         "target_modules": _targets(exported),
@@ -63,6 +55,18 @@ def write_peft(exported: ExportedModel, folder: Path, *, base: str | None, own_b
     )
     write_processor(exported, folder)
     write_atomic(folder / "README.md", exported.card)
+
+
+def refuse_peft(exported: ExportedModel, base: str | None) -> None:
+    """Raise RecipeError if the model has no adapters, or if PEFT or transformers' LLaVA cannot represent it."""
+    if not exported.model.adapted:
+        raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
+    if base is not None and PROJECTOR in settings_of(exported.model):
+        raise RecipeError(
+            "--base: the projector has adapters, and PEFT cannot store its weights in addition to them",
+            "export without --base, which writes the whole base model",
+        )
+    refuse_layout(exported, "llava-hf")
 
 
 def _settings(exported: ExportedModel) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vistune.runs.folder import find_model, is_vistune_folder
 
 NAMES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.gguf", "Modelfile", "README.md")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+DEFAULT_LAYOUT = "llava-hf"
 CARD, RESULTS = "README.md", ".eval_results"
 DATASET = re.compile(r"(?P<evaluation>[^=]+)=(?P<dataset>[^/:@]+/[^/:@]+)(:(?P<task>[^:@]+))?(@(?P<metric>[^:@]+))?")
 
@@ -33,8 +35,8 @@ class PushOptions:
     """How to upload a model.
 
     Attributes:
-        layout: Layout in which a run or a model folder of vistune is exported first.
-        merge: Merge adapters, for a layout that has none.
+        layout: Layout in which a run or a model folder of vistune is exported first; None is `llava-hf`.
+        merge: Merge the adapters of a run or a model folder of vistune into its weights.
         license_name: The licence's name on the hub, such as `apache-2.0`.
         results: Evaluations for the hub's leaderboards: `EVALUATION=OWNER/DATASET[:TASK][@METRIC]`.
         private: Create the repository as private.
@@ -44,7 +46,7 @@ class PushOptions:
         token: Access token. Default: the one that huggingface_hub has stored.
     """
 
-    layout: str = "llava-hf"
+    layout: str | None = None
     merge: bool = False
     license_name: str | None = None
     results: tuple[str, ...] = ()
@@ -85,8 +87,7 @@ def push_model(model: Path, repo: str, options: PushOptions) -> PushResult:
         RecipeError: If something cannot be uploaded, before anything is sent.
         HubError: If the hub refuses the upload or cannot be reached.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise RecipeError(f"{repo!r} is not OWNER/NAME", "name the repository, such as my-name/my-model")
+    refuse_name(repo)
     with ExitStack() as stack:
         source = find_model(model) if is_vistune_folder(model) else None
         if source is not None and options.layout == "peft":
@@ -96,15 +97,13 @@ def push_model(model: Path, repo: str, options: PushOptions) -> PushResult:
             )
         results = evaluation_results(source, options.results)
         folder = model
-        if source is not None:
+        if source is None:
+            refuse_export_options(model, options)
+        else:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vistune-push-"))
             folder = Path(scratch) / "model"
-            export_model(source, folder, layout=options.layout, merge=options.merge)
+            export_model(source, folder, layout=options.layout or DEFAULT_LAYOUT, merge=options.merge)
             write_atomic(folder / CARD, write_card(source, options.license_name))
-        elif options.license_name is not None and (folder / CARD).is_file():
-            raise RecipeError(
-                f"--license: {folder / CARD} names the licence already", "edit it there, or push the run instead"
-            )
         files, skipped = files_to_upload(folder)
         refuse_local_base(folder)
         card = read_text(folder / CARD) if CARD in files else write_card(folder, options.license_name)
@@ -115,17 +114,49 @@ def push_model(model: Path, repo: str, options: PushOptions) -> PushResult:
     return PushResult(repo, dict(sorted(sizes.items())), tuple(skipped), url, card)
 
 
+def refuse_name(repo: str) -> None:
+    """Raise RecipeError if the hub does not accept the name of a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, without __all__
+
+    try:
+        validate_repo_id(repo)
+        is_valid = repo.count("/") == 1
+    except HFValidationError:
+        is_valid = False
+    if not is_valid:
+        raise RecipeError(
+            f"{repo!r} is not OWNER/NAME",
+            "use Latin letters, digits, -, _ and . (no -- or .., no .git at the end), such as my-name/my-model",
+        )
+
+
+def refuse_export_options(folder: Path, options: PushOptions) -> None:
+    """Raise RecipeError for options that have no effect on a folder that is uploaded as it is."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder", "check the path")
+    export_options = {"--layout": options.layout is not None, "--merge": options.merge}
+    if names := [name for name, is_set in export_options.items() if is_set]:
+        raise RecipeError(
+            f"{', '.join(names)}: {folder} is not a run or a model folder of vistune, so it is uploaded unchanged",
+            "remove the option, or push the run",
+        )
+    if options.license_name is not None and (folder / CARD).is_file():
+        raise RecipeError(
+            f"--license: {folder / CARD} names the licence already", "edit it there, or push the run instead"
+        )
+
+
 def files_to_upload(folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of a folder's files that are uploaded, and of those that are not.
 
     Raises RecipeError if the folder has no weights, or weights in a form that can run code when it is loaded.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder", "check the path")
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     if pickled := [name for name in names if name.endswith(PICKLES)]:
         raise RecipeError(
-            f"{folder / pickled[0]}: a pickle, which can run code when it is loaded; only safetensors are uploaded",
+            f"{folder / pickled[0]}: a pickle, which can run code when it is loaded; only safetensors and GGUF are "
+            "uploaded",
             "export the model again: vistune export MODEL OUT --layout llava-hf",
         )
     chosen = [name for name in names if any(Path(name).match(pattern) for pattern in NAMES)]
@@ -143,7 +174,7 @@ def refuse_local_base(folder: Path) -> None:
     if not is_hub_name(base):
         raise RecipeError(
             f"{config}: the base model {Path(base).name!r} is on this machine, so others cannot load the adapters",
-            "export with --base OWNER/NAME of a model on the hub, or upload the merged model with --merge",
+            "export with --base OWNER/NAME of a model on the hub, or push the run with --merge",
         )
 
 
@@ -215,15 +246,28 @@ def _commit(repo: str, contents: Mapping[str, Path | bytes], options: PushOption
     operations = [CommitOperationAdd(name, each if isinstance(each, bytes) else str(each))
                   for name, each in contents.items()]  # fmt: skip
     try:
-        api.create_repo(repo, private=options.private, exist_ok=True)
+        # None keeps the owner's default: repositories of an organisation may be private.
+        api.create_repo(repo, private=options.private or None, exist_ok=True)
+        if options.private and not api.model_info(repo).private:
+            raise RecipeError(
+                f"--private: {repo} exists already and is public",
+                "make it private in its settings on the hub, or name another repository",
+            )
         commit = api.create_commit(
             repo, operations, commit_message="Upload a model made with vistune", revision=options.revision
         )
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
-            raise HubError(f"{repo}: the hub refuses the upload: {reason_of(error)}", "log in: hf auth login") from None
-        raise HubError(f"{repo}: the hub answers {status}: {reason_of(error)}", "try again later") from None
+            raise HubError(
+                f"{repo}: the hub refuses the upload: {reason_of(error)}",
+                "log in with a token that may write to it: hf auth login",
+            ) from None
+        is_temporary = (
+            status is None or status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        )
+        hint = "try again later" if is_temporary else "check the name, --revision and the model card"
+        raise HubError(f"{repo}: the hub answers {status}: {reason_of(error)}", hint) from None
     except (OSError, httpx2.TransportError, OfflineModeIsEnabled) as error:
         raise HubError(f"{repo}: the hub cannot be reached: {reason_of(error)}", "check the connection") from None
     return str(commit.commit_url)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vistune.interop.agreement import compare_position
+from vistune.interop.agreement import common_length, compare_position
 from vistune.interop.certificate import Certificate, ConversationRecord
 from vistune.interop.server_client import Reply, ReplyStep
 
@@ -77,9 +77,7 @@ def _end_fault(certificate: Certificate, record: ConversationRecord, reply: Repl
 def _compare_texts(record: ConversationRecord, reply: Reply) -> ReplyComparison:
     """Compare answers of a server without log-probabilities."""
     expected, actual = record.answer.strip(), reply.text.strip()
-    same = next((k for k, pair in enumerate(zip(expected, actual, strict=False)) if pair[0] != pair[1]), None)
-    length = min(len(expected), len(actual)) if same is None else same
-    share = 1.0 if expected == actual else length / max(len(expected), len(actual), 1)
+    share = 1.0 if expected == actual else common_length(expected, actual) / max(len(expected), len(actual))
     fault = "" if expected == actual else f"the answer is {actual!r}, expected {expected!r}"
     return ReplyComparison(share, None, fault, "")
 

@@ -84,7 +84,7 @@ class OpenAIServer:
         response = self._send("POST", "/apply-template", {"messages": with_urls(messages)})
         properties = self._send("GET", "/props")
         try:
-            mark = str(properties.json().get("media_marker", "<__media__>"))
+            mark = str(properties.json().get("media_marker") or "<__media__>")
             return (str(response.json()["prompt"]), mark) if response.status_code == 200 else None
         except (ValueError, KeyError, TypeError, AttributeError):
             return None

@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vistune.errors import CheckpointError, RecipeError, VistuneError, reason_of
+from vistune.errors import CheckpointError, RecipeError, reason_of
 from vistune.files import read_json
 from vistune.generation import greedy_batch, read_messages
 from vistune.interop.agreement import Agreement
 from vistune.interop.certificate import POSITIONS, Certificate, library_versions, read_certificate
 from vistune.interop.folders import read_tensors, readable_config
+from vistune.interop.layouts import adapters_base
 from vistune.interop.load import load
-from vistune.interop.parity import GREEDY_SETTINGS, GREEDY_TOKENS, generate_greedily, probe_ours, probe_transformers
+from vistune.interop.parity import (
+    GREEDY_SETTINGS,
+    GREEDY_TOKENS,
+    batch_inputs,
+    generate_greedily,
+    probe_ours,
+    probe_transformers,
+)
 from vistune.interop.server_client import OpenAIServer, serve_gguf
 from vistune.interop.verify_server import compare_server, gguf_changes
 from vistune.interop.verify_stages import DIFFERS, ProgramResults, StageResult, compare_stages
@@ -181,7 +189,9 @@ def run_transformers(folder: Path, certificate: Certificate, device: str) -> tup
 
     device = resolve_device(device)
     dtype = torch.float32 if device == "cpu" else getattr(torch, certificate.computed)
-    whole = base_folder(folder) if certificate.layout == "peft" else folder
+    whole = folder
+    if certificate.layout == "peft":
+        whole = adapters_base(folder, str(read_json(folder / "adapter_config.json").get("base_model_name_or_path")))
     with readable_config(folder):
         model, report = _load_model(whole, dtype=dtype)
         if whole != folder:
@@ -198,15 +208,6 @@ def run_transformers(folder: Path, certificate: Certificate, device: str) -> tup
     del model
     gc.collect()
     return program, report
-
-
-def base_folder(folder: Path) -> Path:
-    """Return the base model of a PEFT folder. Raises CheckpointError if it is not a folder."""
-    name = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
-    for base in (folder / name, Path(name)):
-        if base.is_dir():
-            return base
-    raise CheckpointError(f"{folder}: its base model {name} is not a folder", "download it, and name it in the config")
 
 
 def _load_model(folder: Path, **settings: Any) -> tuple[Any, WeightReport]:
@@ -231,17 +232,10 @@ def _batch_of(
     """Return the greedy tokens of the probes in one batch, and why there is no batch."""
     messages = certificate.messages()
     try:
-        inputs = processor.apply_chat_template(
-            [list(messages[name]) for name in certificate.batch],
-            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-            processor_kwargs={"padding": True},
-        )  # fmt: skip
+        inputs = batch_inputs(model, processor, [messages[name] for name in certificate.batch])
         if not bool(inputs["attention_mask"][:, -1].all()):
             return {}, "a batch is padded on the right, so that answers would follow the padding (padding_side)"
-        inputs = inputs.to(model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with torch.inference_mode():
-            tokens = generate_greedily(model, inputs, POSITIONS)
+        tokens, _ = generate_greedily(model, inputs, POSITIONS)
     except (ValueError, RuntimeError, IndexError) as error:
         return {}, f"a batch fails: {reason_of(error)}"
     return dict(zip(certificate.batch, tokens, strict=True)), ""
@@ -259,7 +253,7 @@ def _sampler_fault(model: PreTrainedModel, processor: ProcessorMixin, certificat
         return f"generation_config.json: answers end at tokens {list(listed)}, expected {list(certificate.stop_ids)}"
     if certificate.stop_text and certificate.stop_text not in (getattr(config, "stop_strings", None) or ()):
         return f"generation_config.json: stop_strings lacks {certificate.stop_text!r}, which ends an answer"
-    name = next(reversed(certificate.batch))  # without an image
+    name = next(name for name in certificate.batch if not certificate.conversations[name].image_name)
     record = certificate.conversations[name]
     try:
         inputs = processor.apply_chat_template(
@@ -270,8 +264,6 @@ def _sampler_fault(model: PreTrainedModel, processor: ProcessorMixin, certificat
             generated = model.generate(
                 **inputs, max_new_tokens=GREEDY_TOKENS, tokenizer=getattr(processor, "tokenizer", None)
             )
-    except VistuneError:
-        raise
     except (ValueError, RuntimeError, IndexError) as error:
         return f"generate fails: {reason_of(error)}"
     answer = generated[0, inputs["input_ids"].shape[1] :].tolist()

@@ -6,7 +6,7 @@ the tower's size also test the tower and the projector. Conversations with a wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,14 +64,14 @@ def compare_server(
     Args:
         changed: Stages whose part of the exported files has changed since the export.
     """
+    prompts = _prompts(certificate, server)
+    stages = [_or_known(_template(certificate, prompts), certificate)]
+    if stages[-1].status == DIFFERS:
+        return (*stages, *not_judged(stages)), None
     messages = certificate.messages()
     records = certificate.conversations
     replies = {name: server.ask(messages[name], len(records[name].tokens)) for name in records}
-    template, mark = _template(certificate, server)
-    stages = [_or_known(template, certificate)]
-    if stages[-1].status == DIFFERS:
-        return (*stages, *not_judged(stages)), None
-    tokenizer, excluded = _tokenizer(certificate, server, mark, replies)
+    tokenizer, excluded = _tokenizer(certificate, server, prompts, replies)
     stages.append(_or_known(tokenizer, certificate))
     if stages[-1].status == DIFFERS:
         return (*stages, *not_judged(stages)), None
@@ -99,19 +99,26 @@ def _or_known(result: StageResult, certificate: Certificate) -> StageResult:
     return StageResult(result.stage, KNOWN, known) if known and result.status == DIFFERS else result
 
 
-def _template(certificate: Certificate, server: OpenAIServer) -> tuple[StageResult, str]:
-    """Return the stage, and the server's mark of an image; "" if it does not show prompts."""
-    messages = certificate.messages()
-    mark = ""
+def _prompts(certificate: Certificate, server: OpenAIServer) -> dict[str, list[str]]:
+    """Return the texts between the images of each prompt as the server renders it; {} if it does not show prompts."""
+    prompts = {}
+    for name, messages in certificate.messages().items():
+        rendered = server.render(messages)
+        if rendered is None:
+            return {}
+        prompt, mark = rendered
+        prompts[name] = prompt.split(mark)
+    return prompts
+
+
+def _template(certificate: Certificate, prompts: Mapping[str, Sequence[str]]) -> StageResult:
+    if not prompts:
+        return StageResult("template", UNSEEN, HIDDEN)
     for name, record in certificate.conversations.items():
-        shown = server.render(messages[name])
-        if shown is None:
-            return StageResult("template", UNSEEN, HIDDEN), ""
-        prompt, mark = shown
-        own = prompt.replace(mark, certificate.image_token)
-        if fault := text_difference(_without_begin(record.prompt, certificate), _without_begin(own, certificate)):
-            return StageResult("template", DIFFERS, f"{name}: {fault}"), mark
-    return StageResult("template", EQUAL), mark
+        prompt = certificate.image_token.join(prompts[name])
+        if fault := text_difference(_without_begin(record.prompt, certificate), _without_begin(prompt, certificate)):
+            return StageResult("template", DIFFERS, f"{name}: {fault}")
+    return StageResult("template", EQUAL)
 
 
 def _without_begin(prompt: str, certificate: Certificate) -> str:
@@ -120,15 +127,13 @@ def _without_begin(prompt: str, certificate: Certificate) -> str:
 
 
 def _tokenizer(
-    certificate: Certificate, server: OpenAIServer, mark: str, replies: Mapping[str, Reply]
+    certificate: Certificate, server: OpenAIServer, prompts: Mapping[str, Sequence[str]], replies: Mapping[str, Reply]
 ) -> tuple[StageResult, set[str]]:
     """Return the stage, and the conversations whose ids differ, by their ids or by their number only."""
-    messages = certificate.messages()
     faults: dict[str, str] = {}
     seen = UNSEEN
     for name, record in certificate.conversations.items():
-        shown = server.render(messages[name]) if mark else None
-        ids = None if shown is None else _ids(server, shown[0].split(mark))
+        ids = _ids(server, prompts[name]) if prompts else None
         if ids is not None:
             seen = EQUAL
             begin = [] if record.ids[:1] == tuple(ids[:1]) or record.ids[0] == IMAGE_ID else [record.ids[0]]
@@ -238,9 +243,10 @@ def _results(
 def _together(certificate: Certificate, server: OpenAIServer, replies: Mapping[str, Reply]) -> StageResult | None:
     """Return the language model's stage as different if answers change when they are asked at once."""
     messages = certificate.messages()
-    ask: Callable[[str], Reply] = lambda name: server.ask(  # noqa: E731
-        messages[name], len(certificate.conversations[name].tokens)
-    )
+
+    def ask(name: str) -> Reply:
+        return server.ask(messages[name], len(certificate.conversations[name].tokens))
+
     names = list(certificate.batch)
     with ThreadPoolExecutor(len(names)) as pool:
         for name, reply in zip(names, pool.map(ask, names), strict=True):

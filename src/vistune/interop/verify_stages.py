@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vistune.interop.agreement import compare_position
+from vistune.interop.agreement import common_length, compare_position
 from vistune.interop.certificate import STAGES, Certificate, ConversationRecord, collapse
 from vistune.interop.parity import ProbeResult
 from vistune.interop.sketches import Sketch, hash_pixels, sketch, standardised
@@ -86,8 +86,7 @@ def text_difference(expected: str, actual: str) -> str:
     """Describe where two texts part; "" if they are equal."""
     if expected == actual:
         return ""
-    length = min(len(expected), len(actual))
-    at = next((index for index in range(length) if expected[index] != actual[index]), length)
+    at = common_length(expected, actual)
     shown = [repr(text[max(at - 10, 0) : at + 20]) for text in (actual, expected)]
     return f"at character {at} the prompt reads {shown[0]}, expected {shown[1]}"
 
@@ -105,23 +104,24 @@ def _tokenizer(certificate: Certificate, program: ProgramResults) -> str:
         ids, slots = collapse(result.ids)
         if fault := ids_difference(record.ids, ids):
             return f"{name}: {fault}"
-        # Images of another size have other numbers of slots, which is a fault of the stage `resize`.
-        shapes = [None if image is None else tuple(image.shape) for image in (result.pixels, _pixels_of(record))]
-        if tuple(slots) != record.slots and (None in shapes or shapes[0] == shapes[1]):
+        if tuple(slots) != record.slots and not _has_other_size(record, result):
             return f"{name}: the image has {slots} slots, expected {list(record.slots)}"
     return program.batch_fault
 
 
-def _pixels_of(record: ConversationRecord) -> Sketch | None:
-    return None if record.image is None else record.image.pixels
+def _has_other_size(record: ConversationRecord, result: ProbeResult) -> bool:
+    """Return whether the image has another size, so that other numbers of slots are a fault of the stage `resize`."""
+    if record.image is None or result.pixels is None:
+        return False
+    return bool(_shape_fault("pixels", result.pixels, record.image.pixels))
 
 
 def ids_difference(expected: Sequence[int], actual: Sequence[int]) -> str:
     """Describe where two lists of ids part; "" if they are equal."""
     if list(expected) == list(actual):
         return ""
-    at = next((index for index, pair in enumerate(zip(expected, actual, strict=False)) if pair[0] != pair[1]), None)
-    if at is None:
+    at = common_length(expected, actual)
+    if at == min(len(expected), len(actual)):
         return f"the prompt has {len(actual)} tokens, expected {len(expected)} (an image counts as one)"
     return f"token {at} of the prompt is {actual[at]}, expected {expected[at]}"
 
@@ -133,9 +133,8 @@ def _resize(certificate: Certificate, program: ProgramResults) -> str:
             if (record is None) != (result.pixels is None):
                 return f"{name}: the program gives {'no' if result.pixels is None else 'an'} image to the tower"
             continue
-        shape = tuple(result.pixels.shape)
-        if shape != record.pixels.shape:
-            return f"{name}: pixels of shape {list(shape)}, expected {list(record.pixels.shape)}"
+        if fault := _shape_fault("pixels", result.pixels, record.pixels):
+            return f"{name}: {fault}"
         if hash_pixels(result.pixels, certificate.image_mean, certificate.image_std) == record.pixel_hash:
             continue
         if (distance := record.pixels.distance(sketch(result.pixels))) <= PIXELS:
@@ -145,6 +144,12 @@ def _resize(certificate: Certificate, program: ProgramResults) -> str:
             cause = "only their mean or deviation is wrong"
         return f"{name}: pixels differ by {100 * distance:.2g} % of their deviation: {cause}"
     return ""
+
+
+def _shape_fault(values: str, actual: torch.Tensor, expected: Sketch) -> str:
+    if tuple(actual.shape) == expected.shape:
+        return ""
+    return f"{values} of shape {list(actual.shape)}, expected {list(expected.shape)}"
 
 
 def _features(certificate: Certificate, program: ProgramResults, part: str) -> str:
@@ -157,8 +162,8 @@ def _features(certificate: Certificate, program: ProgramResults, part: str) -> s
         actual: torch.Tensor | None = getattr(result, part)
         if actual is None:
             return f"{name}: the program fails: {result.failure}"
-        if tuple(actual.shape) != expected.shape:
-            return f"{name}: features of shape {list(actual.shape)}, expected {list(expected.shape)}"
+        if fault := _shape_fault("features", actual, expected):
+            return f"{name}: {fault}"
         distance = expected.distance(sketch(actual))
         if not distance <= tolerance:  # nan counts as a difference
             return f"{name}: features differ by {100 * distance:.2g} %, at most {100 * tolerance:g} % is rounding"
@@ -180,10 +185,13 @@ def _logits(certificate: Certificate, record: ConversationRecord, result: ProbeR
         return f"the program fails: {result.failure}"
     if result.steps.shape[-1] < certificate.vocabulary:
         return f"the vocabulary has {result.steps.shape[-1]} rows, expected {certificate.vocabulary} or more"
+    if len(result.steps) + result.omitted != len(record.positions):
+        return (
+            f"the program gives logits at {len(result.steps)} positions of the answer, expected {len(record.positions)}"
+        )
     tolerance = TOLERANCES[certificate.computed].logprobs
     logprobs = torch.log_softmax(result.steps[:, : certificate.vocabulary].double(), dim=-1)
-    # A program may have fewer positions: transformers does not compute those after an image token in an answer.
-    for index, (position, row) in enumerate(zip(record.positions, logprobs, strict=False)):
+    for index, (position, row) in enumerate(zip(record.positions[: len(logprobs)], logprobs, strict=True)):
         theirs = {token: float(row[token]) for token in position.ids}
         difference = compare_position(position.by_id, theirs).difference
         if not difference <= tolerance:

@@ -14,7 +14,6 @@ from vistune.files import write_atomic, write_json
 from vistune.generation import Assistant
 from vistune.interop.folders import save_tensors, without_paths, write_tower, written_name
 from vistune.interop.language_names import LanguageNames, names_in
-from vistune.interop.layout_limits import refuse_layout
 from vistune.interop.original import CLASSES
 from vistune.interop.processor_files import generation_config, with_image_token, write_processor
 from vistune.model import VisionLanguageModel
@@ -81,9 +80,8 @@ class ExportedModel:
 def write_hf(exported: ExportedModel, folder: Path) -> None:
     """Write a folder like llava-hf/llava-1.5-7b-hf, which vLLM and transformers load.
 
-    Raises RecipeError if the layout cannot represent the model.
+    The model must have passed `refuse_layout`.
     """
-    refuse_layout(exported, "llava-hf")
     tokenizer, image_id, rows = with_image_token(exported.processor.tokenizer, exported.language.config.vocab_size)
     save_tensors(hf_state(exported, rows), folder)
     config = without_paths(hf_config(exported, image_id, rows, tokenizer.pad_token_id).to_dict())
@@ -197,9 +195,8 @@ def with_older_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 def write_original(exported: ExportedModel, folder: Path) -> None:
     """Write a folder like liuhaotian/llava-v1.5-7b, which the original LLaVA's code loads.
 
-    Raises RecipeError if the layout cannot represent the model.
+    The model must have passed `refuse_layout`.
     """
-    refuse_layout(exported, "llava-original")
     names, kind = {kind: name for name, kind in CLASSES.items()}, exported.language.config.model_type
     save_tensors(original_state(exported), folder)
     config = {

@@ -17,18 +17,19 @@ MOST_DIFFERENCE = 0.03  # mean difference of normalised pixels; rounding to 8 bi
 def difference_from(processor: Any, side: int, resize: int, fit: str) -> str:
     """Return how an image processor's pixels differ from those of the rules; "" if they are the same.
 
-    A processor that cuts an image into tiles may give the whole image as any of them. LLaVA's processor is compared
-    without its padding, which is `image_mode: pad` here.
+    A processor that cuts an image into tiles may give the whole image as any of them. LLaVA's padding is
+    `image_mode: pad` here, so its processor is compared on a square image, which padding does not change.
     """
     across, down = np.meshgrid(np.linspace(0, 9, SIZE[0]), np.linspace(0, 7, SIZE[1]))
     waves = np.stack([np.sin(across), np.cos(down), np.sin(across + down)], axis=-1)
     image = Image.fromarray((127.5 + 120 * waves).astype(np.uint8))
+    if pads_first(processor):
+        image = image.crop((0, 0, min(SIZE), min(SIZE)))
+    width, height = image.size
     try:
-        options = {"do_pad": False} if type(processor).__name__.startswith("LlavaImageProcessor") else {}
-        values = processor([image], return_tensors="np", **options)["pixel_values"]
-        pixels = torch.as_tensor(np.asarray(values, dtype=np.float32))
+        pixels = torch.as_tensor(np.asarray(processor([image], return_tensors="np")["pixel_values"], dtype=np.float32))
     except Exception as error:  # transformers' processors raise many types
-        return f"it fails on an image of {SIZE[0]} x {SIZE[1]} pixels: {reason_of(error)}"
+        return f"it fails on an image of {width} x {height} pixels: {reason_of(error)}"
     if pixels.ndim < 4 or pixels.shape[-3:] != (3, side, side):
         return f"it gives an array of {tuple(pixels.shape)}, not images of {side} x {side} pixels"
     tile = torch.from_numpy(np.array(_square(image, side, resize, fit, int(processor.resample)), dtype=np.float32))
@@ -39,7 +40,12 @@ def difference_from(processor: Any, side: int, resize: int, fit: str) -> str:
     least = float((pixels.reshape(-1, 3, side, side) - tile).abs().mean(dim=(1, 2, 3)).min())
     if least <= MOST_DIFFERENCE:
         return ""
-    return f"on an image of {SIZE[0]} x {SIZE[1]} pixels its normalised pixels differ by {least:.2f} on average"
+    return f"on an image of {width} x {height} pixels its normalised pixels differ by {least:.2f} on average"
+
+
+def pads_first(processor: Any) -> bool:
+    """Return whether a processor pads images to a square before it resizes them, as LLaVA 1.5's does."""
+    return type(processor).__name__.startswith("LlavaImageProcessor") and bool(processor.do_pad)
 
 
 def _square(image: Image.Image, side: int, resize: int, fit: str, resample: int) -> Image.Image:

@@ -74,8 +74,6 @@ def image_rules(source: str) -> ImageRules:
     if not processor.do_rescale or abs(255 * processor.rescale_factor - 1) > 1e-6:
         fault = fault or "it does not rescale by 1/255"
     is_compared = not any(getattr(processor, name, None) for name in ("max_num_patches", "image_grid_pinpoints"))
-    if type(processor).__name__.startswith("LlavaImageProcessor") and processor.do_pad:
-        is_compared = False  # it pads before it resizes, which the image mode `pad` says
     if not fault and is_compared:
         fault = difference_from(processor, side, resize, fit)
     if fault:

@@ -145,7 +145,7 @@ def ready(language: nn.Module, source: str) -> nn.Module:
         log.warning(
             "language model %s runs unpacked: %s. It reads one document after another by transformers' own attention. "
             "A small model on a CPU trained about 2 times slower on samples of 32 tokens, 1.3 times on 128, and "
-            "equally fast from 256 on; 8 answers at once took 4 times as long. Prompts share no prefix",
+            "equally fast from 512 on; 8 answers at once took 4 times as long. Prompts share no prefix",
             source,
             language_traits(unwrap(language).config).unpacked,
         )

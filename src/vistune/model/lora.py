@@ -33,27 +33,46 @@ def targets(language: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
     end of layers' names, such as `q_proj` or `layers.0.self_attn.q_proj`. Raises RecipeError if one matches no layer.
     """
     base = unwrap(language)
-    head = base.get_output_embeddings()
-    linear = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and module is not head]
-    attention = [f"{name}." for name, module in base.named_modules() if type(module).__name__.endswith("Attention")]
+    return chosen_layers(linear_layers(base, base.get_output_embeddings()), patterns, "language model")
 
-    def matches(name: str, pattern: str) -> bool:
-        if pattern == ATTENTION:
-            return name.startswith(tuple(attention))
-        return pattern == EVERYTHING or f".{name}".endswith(f".{pattern}")
 
-    chosen: set[str] = set()
-    for pattern in patterns or (EVERYTHING,):
-        matched = {name for name in linear if matches(name, pattern)}
-        if not matched:
-            known = sorted({name.rsplit(".", 1)[-1] for name in linear})
-            raise RecipeError(
-                f"lora.targets {pattern!r}: no such linear layer in the language model",
-                f"use {EVERYTHING} or {ATTENTION}"
-                + (f", or names from this list: {', '.join(known)}" if known else "; this model has none"),
-            )
-        chosen |= matched
-    return [name for name in linear if name in chosen]
+def linear_layers(module: nn.Module, head: nn.Module | None = None) -> dict[str, bool]:
+    """Return the names of a module's linear layers except the head, and whether each is inside an attention module."""
+    attention = tuple(f"{name}." for name, part in module.named_modules() if type(part).__name__.endswith("Attention"))
+    return {
+        name: name.startswith(attention)
+        for name, part in module.named_modules()
+        if name and isinstance(part, nn.Linear) and part is not head
+    }
+
+
+def chosen_layers(
+    linear: Mapping[str, bool], patterns: tuple[str, ...] | None, part: str, *, each: bool = True
+) -> list[str]:
+    """Return the layers among `linear_layers` that the patterns of `lora.targets` name.
+
+    Raises RecipeError if a pattern matches no layer; without `each`, only if none of them does.
+    """
+    matched = {
+        pattern: {name for name, in_attention in linear.items() if _matches(name, pattern, in_attention=in_attention)}
+        for pattern in patterns or (EVERYTHING,)
+    }
+    wrong = [repr(pattern) for pattern, names in matched.items() if not names]
+    if wrong if each else len(wrong) == len(matched):
+        known = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise RecipeError(
+            f"lora.targets {', '.join(wrong)}: no such linear layer in the {part}",
+            f"use {EVERYTHING} or {ATTENTION}, or names from this list: {', '.join(known)}"
+            if known
+            else f"the {part} has no linear layer: remove it from lora.parts",
+        )
+    return [name for name in linear if any(name in names for names in matched.values())]
+
+
+def _matches(name: str, pattern: str, *, in_attention: bool) -> bool:
+    if pattern == ATTENTION:
+        return in_attention
+    return pattern == EVERYTHING or f".{name}".endswith(f".{pattern}")
 
 
 def add_adapters(language: nn.Module, lora: Lora) -> nn.Module:

@@ -6,14 +6,14 @@ not change. An inner adapter has the name of its layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vistune.errors import CheckpointError, RecipeError
-from vistune.model.lora import ATTENTION, EVERYTHING, add_adapters, has_adapters, merge_adapters
+from vistune.model.lora import add_adapters, chosen_layers, has_adapters, linear_layers, merge_adapters
 from vistune.model.vlm import VisionLanguageModel
 from vistune.recipe import TOWERS, Lora
 
@@ -39,39 +39,29 @@ def put_adapters(model: VisionLanguageModel, lora: Lora) -> None:
     """
     if "language" in lora.parts:
         model.language = add_adapters(model.language, lora)
-    for name, module in inner_modules(model).items():
-        if part_of(name) in lora.parts:
-            chosen = linear_layers(module) if name == PROJECTOR else tower_targets(module, lora.targets)
-            if not chosen:
-                raise RecipeError(f"lora.parts: the {part_of(name)} has no linear layer", f"remove {part_of(name)}")
-            inject(module, lora_settings(lora, chosen))
+    if "vision" in lora.parts:
+        towers = [tower.tower for tower in model.vision.towers]
+        layers = [linear_layers(tower) for tower in towers]
+        for tower, chosen in zip(towers, tower_targets(layers, lora), strict=True):
+            inject(tower, lora_settings(lora, chosen))
+    if "projector" in lora.parts:
+        every = list(linear_layers(model.projector))
+        if not every:
+            raise RecipeError("lora.parts: the projector has no linear layer", "remove projector")
+        inject(model.projector, lora_settings(lora, every))
 
 
-def linear_layers(module: nn.Module) -> list[str]:
-    """Return the names of a module's linear layers; "" is none of them."""
-    return [name for name, layer in module.named_modules() if name and isinstance(layer, nn.Linear)]
+def tower_targets(towers: Sequence[Mapping[str, bool]], lora: Lora) -> list[list[str]]:
+    """Return the names of each tower's layers that get adapters. `towers`: `linear_layers` of each.
 
-
-def tower_targets(tower: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
-    """Return the full names of a tower's layers that get adapters, by the patterns of `lora.targets`."""
-    linear = linear_layers(tower)
-    attention = [f"{name}." for name, layer in tower.named_modules() if type(layer).__name__.endswith("Attention")]
-    chosen: set[str] = set()
-    for pattern in patterns or (EVERYTHING,):
-        chosen |= {
-            name
-            for name in linear
-            if pattern == EVERYTHING
-            or (pattern == ATTENTION and name.startswith(tuple(attention)))
-            or f".{name}".endswith(f".{pattern}")
-        }
-    if not chosen:
-        known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
-        raise RecipeError(
-            f"lora.targets {', '.join(patterns or ())}: no such linear layer in the vision tower",
-            f"use {EVERYTHING} or {ATTENTION}, or add names from this list: {known}",
+    Raises RecipeError if a tower gets none, or if a pattern of `lora.targets` matches no layer of any tower. If the
+    language model gets adapters too, `add_adapters` checks each pattern there instead.
+    """
+    if "language" not in lora.parts:
+        chosen_layers(
+            {name: inside for tower in towers for name, inside in tower.items()}, lora.targets, "vision tower"
         )
-    return [name for name in linear if name in chosen]
+    return [chosen_layers(tower, lora.targets, "vision tower", each=False) for tower in towers]
 
 
 def lora_settings(lora: Lora, targets: list[str]) -> dict[str, Any]:

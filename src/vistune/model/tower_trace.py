@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vistune.errors import RecipeError, reason_of
+from vistune.model.dispatch import OperationWatch
 from vistune.model.tower_class import missing_package, not_a_tower
 from vistune.model.tower_inputs import tower_inputs
 
@@ -56,22 +56,12 @@ class Trace:
         return ""
 
 
-class _WholeMasks(TorchDispatchMode):
+class _WholeMasks(OperationWatch):
     """Answer that a mask on the meta device is true: Idefics3 asks whether all patches of its images are there."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., object],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
-            return True
-        return func(*args, **(kwargs or {}))
+    def watch(self, operation: OpOverload[..., object], args: tuple[Any, ...]) -> object:
+        is_read = operation is torch.ops.aten._local_scalar_dense.default
+        return True if is_read and args[0].is_meta and args[0].dtype == torch.bool else None
 
 
 def run_on_meta(config: PreTrainedConfig, kind: type[PreTrainedModel], side: int) -> Trace:

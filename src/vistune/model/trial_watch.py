@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vistune.model.attention import attend
+from vistune.model.dispatch import OperationWatch
 from vistune.model.head import LogitRule
 
 # Arguments that layers pass to attention without effect on its result.
@@ -21,39 +21,24 @@ HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_
 COUNTED = ("embedding", "mm", "addmm", "bmm", "mul", "div", "add", "sub", "cumsum", "native_layer_norm")
 
 
-class NoneFound(TorchDispatchMode):
+class NoneFound(OperationWatch):
     """Answer `nonzero` on the meta device with no rows: experts that are called in a loop have no tokens."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]  # typed only in some versions of torch
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., object],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        if func is torch.ops.aten.nonzero.default and args[0].is_meta:
+    def watch(self, operation: OpOverload[..., object], args: tuple[Any, ...]) -> object:
+        if operation is torch.ops.aten.nonzero.default and args[0].is_meta:
             return torch.empty(0, args[0].ndim, dtype=torch.long, device="meta")
-        return func(*args, **(kwargs or {}))
+        return None
 
 
-class Factors(TorchDispatchMode):
+class Factors(OperationWatch):
     """Collect the numbers by which tensors are multiplied, before and after a tanh."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.before, self.after, self.capped = 1.0, 1.0, False
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        name = func.__name__.split(".")[0].rstrip("_")
+    def watch(self, operation: OpOverload[..., object], args: tuple[Any, ...]) -> object:
+        name = operation.__name__.split(".")[0].rstrip("_")
         self.capped |= name == "tanh"
         if name in ("mul", "div"):
             for number in (arg for arg in args if isinstance(arg, int | float)):
@@ -62,7 +47,7 @@ class Factors(TorchDispatchMode):
                     self.after *= factor
                 else:
                     self.before *= factor
-        return func(*args, **(kwargs or {}))
+        return None
 
     def rule(self) -> LogitRule:
         return LogitRule(self.before * self.after, self.after) if self.capped else LogitRule(self.before)
@@ -83,18 +68,12 @@ class Operations(NoneFound):
         super().__init__()
         self.counts: Counter[tuple[str, float | None]] = Counter()
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., object],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        name = func.__name__.split(".")[0]
+    def watch(self, operation: OpOverload[..., object], args: tuple[Any, ...]) -> object:
+        name = operation.__name__.split(".")[0]
         if name in COUNTED:
             factor = args[1] if name == "mul" and isinstance(args[1], int | float) else None
             self.counts[name, factor] += 1
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        return super().watch(operation, args)
 
 
 class Recorder:

@@ -236,7 +236,7 @@ def inner_adapter_numbers(sizes: ModelSizes, setup: StageSetup) -> float:
     masks = setup.mask_bytes if lora.dropout > 0 else 0
     towers = sum(
         tower.tokens * (setup.narrow * lora.rank + masks * layer.inside)
-        for tower, layers in zip(sizes.towers, tower_adapter_layers(sizes, lora), strict=False)
+        for tower, layers in zip(sizes.towers, tower_adapter_layers(sizes, lora), strict=True)
         for layer in layers
     )
     projector = sizes.projector_linears if "projector" in lora.parts else ()

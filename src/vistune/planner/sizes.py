@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from vistune.errors import RecipeError
 from vistune.model.language import unwrap
+from vistune.model.lora import chosen_layers, linear_layers
+from vistune.model.part_adapters import tower_targets
 from vistune.model.projectors import projector_named
 from vistune.model.shapes import (
     LanguageConfig,
@@ -45,11 +46,12 @@ Parallelism = Literal["single", "ddp", "fsdp"]
 
 
 class LinearLayer(NamedTuple):
-    """A linear layer: its full name, and the widths of its input and output."""
+    """A linear layer: its full name, the widths of its input and output, and whether it is inside attention."""
 
     name: str
     inside: int
     outside: int
+    attention: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class ModelSizes:
     projector_linears: tuple[LinearLayer, ...]
     vision_width: int
     slots: int
-    tower_linears: tuple[tuple[LinearLayer, ...], ...] = ()
+    tower_linears: tuple[tuple[LinearLayer, ...], ...]
 
     @property
     def projector_layers(self) -> int:
@@ -172,11 +174,8 @@ def sizes_of(
 
 
 def _linears(module: nn.Module) -> tuple[LinearLayer, ...]:
-    return tuple(
-        LinearLayer(name, layer.in_features, layer.out_features)
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
-    )
+    layers = [(name, cast(nn.Linear, module.get_submodule(name)), a) for name, a in linear_layers(module).items()]
+    return tuple(LinearLayer(name, layer.in_features, layer.out_features, a) for name, layer, a in layers)
 
 
 def _linears_of_tower(vision: VisionConfig, spec: Spec, *, cut: bool) -> tuple[LinearLayer, ...]:
@@ -221,27 +220,15 @@ def spec_without_weights(
 def adapter_layers(shape: LanguageShape, lora: Lora) -> list[LinearMap]:
     """Return the linear maps of the language model's layers that get adapters.
 
-    Raises RecipeError if `lora` names the language model, and none of its layers.
+    A longer end of a name, such as `layers.0.self_attn.q_proj`, counts as the layer of this name in each layer. Raises
+    RecipeError if a pattern of `lora.targets` matches no linear map.
     """
     if "language" not in lora.parts:
         return []
-    targets = set(lora.targets or ("all-linear",))
-    chosen = {target.rsplit(".", 1)[-1] for target in targets}
-    adapted = [
-        linear
-        for linear in shape.maps
-        if linear.adaptable
-        and ("all-linear" in targets or linear.name in chosen or ("attention" in targets and linear.attention))
-    ]
-    if not adapted:
-        known = sorted({linear.name for linear in shape.maps if linear.adaptable})
-        raise RecipeError(
-            f"lora.targets {', '.join(sorted(targets))}: no such linear layer in the language model",
-            f"use all-linear, attention, or names of layers: {', '.join(known)}"
-            if known
-            else "this model cannot get adapters: remove lora",
-        )
-    return adapted
+    patterns = None if lora.targets is None else tuple(target.rsplit(".", 1)[-1] for target in lora.targets)
+    numbered = {f"{k}.{linear.name}": linear for k, linear in enumerate(shape.maps) if linear.adaptable}
+    names = chosen_layers({name: linear.attention for name, linear in numbered.items()}, patterns, "language model")
+    return [numbered[name] for name in names]
 
 
 def adapter_size(layer: LinearLayer, lora: Lora) -> int:
@@ -250,16 +237,16 @@ def adapter_size(layer: LinearLayer, lora: Lora) -> int:
 
 
 def tower_adapter_layers(sizes: ModelSizes, lora: Lora) -> list[list[LinearLayer]]:
-    """Return the layers of each tower that get adapters."""
+    """Return the layers of each tower that get adapters.
+
+    Raises RecipeError if `lora` names the tower, and none of its layers.
+    """
     if "vision" not in lora.parts:
         return [[] for _ in sizes.tower_linears]
-    patterns = set(lora.targets or ("all-linear",))
-
-    def chosen(name: str) -> bool:
-        ends = any(f".{name}".endswith(f".{pattern}") for pattern in patterns)
-        return ends or "all-linear" in patterns or ("attention" in patterns and "atten" in name.lower())
-
-    return [[layer for layer in layers if chosen(layer.name)] for layers in sizes.tower_linears]
+    named = [{layer.name: layer for layer in layers} for layers in sizes.tower_linears]
+    inside = [{name: layer.attention for name, layer in layers.items()} for layers in named]
+    targets = tower_targets(inside, lora)
+    return [[layers[name] for name in names] for layers, names in zip(named, targets, strict=True)]
 
 
 def inner_adapter_layers(sizes: ModelSizes, lora: Lora) -> list[LinearLayer]:

@@ -191,7 +191,7 @@ def work_of_sizes(sizes: ModelSizes, setup: StageSetup) -> Work:
         passes = 3 + ("vision" in setup.recompute)  # forward, gradients of inputs and of weights
         tower_adapters = sum(
             2.0 * tower.tokens * adapter_size(layer, setup.lora) * passes
-            for tower, layers in zip(sizes.towers, tower_adapter_layers(sizes, setup.lora), strict=False)
+            for tower, layers in zip(sizes.towers, tower_adapter_layers(sizes, setup.lora), strict=True)
             for layer in layers
         )
         linears = sizes.projector_linears if "projector" in setup.lora.parts else ()

@@ -293,7 +293,9 @@ class Stage(Strict):
         description="Tokens of a packed row. Lower it if memory runs out; gradients stay the same.",
     )
     too_long: Literal["cut", "reject"] = Field(
-        default="cut", description="A sample longer than a packed row: cut it at the end of a turn, or reject it."
+        default="cut",
+        description="A sample longer than a packed row: cut it at the end of a turn, or reject it. With `objective: "
+        "dpo`, it is always rejected.",
     )
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw", description="Fused AdamW, or Muon on the matrices of the language model and the vision tower."

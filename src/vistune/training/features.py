@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vistune.data import ShouldStop
 from vistune.data.stages import PlannedStage
-from vistune.errors import DataError, RecipeError, Stopped
+from vistune.errors import DataError, RecipeError
 from vistune.files import own_code, replacing, user_cache, write_atomic, write_json
 from vistune.model import VisionLanguageModel
 from vistune.model.precision import uses_bf16
@@ -191,7 +191,7 @@ def features_of(
         return None
     missing = _missing(cache, paths, progress, stopping)
     # No process adds features before all know what is missing: each takes its part of the same list.
-    _meet(stage, world, stopping)
+    world.meet_before_first_step(stage.name, stopping)
     size = len(missing) * tower.most_tiles * cache.tile_bytes
     shown = f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
     cost = f"{len(paths):,} images read {reads:,} times: {shown}"
@@ -210,7 +210,7 @@ def features_of(
     for share in (missing[world.rank :: world.size], missing):  # again: another machine's disk may lack what it added
         uncached = [path for path in share if cache.digest(path) not in cache.slots]
         tower.fill(cache, uncached, progress, stopping)
-        _meet(stage, world, stopping)
+        world.meet_before_first_step(stage.name, stopping)
         cache.refresh()
     return cache
 
@@ -226,12 +226,6 @@ def _missing(cache: Features, paths: Sequence[Path], progress: Progress, stoppin
             advance(1)
     by_digest = {cache.digest(path): path for path in paths}
     return [path for digest, path in by_digest.items() if digest not in cache.slots]
-
-
-def _meet(stage: Stage, world: World, stopping: ShouldStop) -> None:
-    """Wait for all processes. Raises Stopped in all of them if one is asked to stop."""
-    if world.any(stopping()):
-        raise Stopped(f"stage {stage.name}: stopped before its first step", "continue with --resume")
 
 
 def _remove_unused(folder: Path, on_message: OnMessage) -> None:

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from vistune.data.stages import PlannedStage, plan_stages, processor_for, with_first_shard
+from vistune.data.stage_records import processor_for
+from vistune.data.stages import PlannedStage, plan_stages, with_first_shard
 from vistune.errors import RecipeError
 from vistune.files import scratch_folder, user_cache
 from vistune.interop.load import ParentModel, recipe_processor

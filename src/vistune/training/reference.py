@@ -9,7 +9,8 @@ pairs -> packed rows -> log-probability of each answer (samples, documents) -> O
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -17,24 +18,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistune.data import Loader, StagePlan
+from vistune.data import Loader, ShouldStop, StagePlan
 from vistune.data.packing import pack
 from vistune.errors import DataError
 from vistune.files import replacing
-from vistune.processor import blank_batch
-from vistune.progress import Advance, Progress
-from vistune.training.distributed.world import World
+from vistune.progress import Progress
 from vistune.training.trainer import Trainer
 from vistune.training.validation import Validator, evaluating
-from vistune.types import Batch
 
 
 def attach_reference(
-    trainer: Trainer, validator: Validator | None, out: Path, *, resumed: bool, progress: Progress
+    trainer: Trainer,
+    validator: Validator | None,
+    out: Path,
+    *,
+    resumed: bool,
+    progress: Progress,
+    stopping: ShouldStop,
 ) -> None:
     """Give the loaders of a stage the reference of their pairs; do nothing for other stages.
 
-    Raises DataError if the stored reference of a resumed run is missing or belongs to other pairs.
+    Raises:
+        DataError: The stored reference of a resumed run is missing or belongs to other pairs.
+        Stopped: The run is asked to stop meanwhile; a resumed run computes the reference again.
     """
     settings, loader = trainer.stage.preference_loss, trainer.loader
     if settings is None or not isinstance(loader, Loader):
@@ -49,44 +55,43 @@ def attach_reference(
     if resumed:
         references = _read(path, digests, trainer.stage.name)
     else:
-        references = [_compute(trainer, each, progress) for each in loaders]
+        references = [_compute(trainer, each, progress, stopping) for each in loaders]
         if trainer.world.is_first:
             _write(path, digests, references)
     for each, reference in zip(loaders, references, strict=True):
         each.reference = reference
 
 
-def _compute(trainer: Trainer, loader: Loader, progress: Progress) -> Tensor:
-    with evaluating(trainer), progress(f"{trainer.stage.name} reference", len(_used(loader))) as advance:
-        return log_probabilities(trainer.answers, loader, trainer.stage.tokens_per_row, trainer.world, advance)
-
-
-def log_probabilities(
-    answers: Callable[[Batch], Tensor],
-    loader: Loader,
-    tokens_per_row: int,
-    world: World,
-    advance: Advance,
-) -> Tensor:
+def _compute(trainer: Trainer, loader: Loader, progress: Progress, stopping: ShouldStop) -> Tensor:
     """Return (samples, documents) fp32 of all pairs that the loader's plan uses; zeros for the others.
 
     The processes share the rows; all must call it, and each returns the whole result.
     """
-    rows = pack(_used(loader), loader.plan.lengths, tokens_per_row)
+    used, plan, world = _used(loader), loader.plan, trainer.world
+    rows = pack(used, plan.lengths, trainer.stage.tokens_per_row)
+    # Under FSDP all processes must compute as many rows: a step has one for each, and the loader adds blank ones.
+    steps = tuple(tuple(rows[first : first + world.size]) for first in range(0, len(rows), world.size))
     own = Loader(
         loader.samples,
         loader.processor,
-        StagePlan((rows,), loader.plan.made_from, loader.plan.lengths),
+        StagePlan(steps, plan.made_from, plan.lengths),
         pixels=loader.pixels,
+        share=(world.rank, world.size),
+        prefetch=loader.prefetch,
         pair_documents=loader.pair_documents,
     )
     totals = np.zeros((len(loader.samples), loader.pair_documents))
-    for first in range(0, len(rows), world.size):  # under FSDP all processes must compute as many rows
-        number = first + world.rank
-        of_row = answers(own.row(0, number) if number < len(rows) else blank_batch(loader.processor.spec))
-        if number < len(rows):
-            totals[list(rows[number])] = of_row.view(-1, loader.pair_documents).double().numpy()
-        advance(sum(map(len, rows[first : first + world.size])))
+    with (
+        evaluating(trainer),
+        progress(f"{trainer.stage.name} reference", len(used)) as advance,
+        closing(own.steps()) as loaded,
+    ):
+        for step, (row,) in loaded:
+            of_row = trainer.answers(row)
+            if row.ids:  # not a blank row
+                totals[list(steps[step][row.number])] = of_row.view(-1, loader.pair_documents).double().numpy()
+            advance(sum(map(len, steps[step])))
+            world.meet_before_first_step(trainer.stage.name, stopping)
     gathered = world.gather(*totals.ravel().tolist())
     return torch.from_numpy(np.sum(gathered, axis=0).reshape(totals.shape)).float()
 

@@ -271,7 +271,14 @@ class Run:
         trainer.skips_left = self._skips_left(planned.stage)
         log = StepLog(trainer, self.metrics, on_message=self.hooks.on_message, track=self.track)
         validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
-        attach_reference(trainer, validator, self.out, resumed=point is not None, progress=self.progress)
+        attach_reference(
+            trainer,
+            validator,
+            self.out,
+            resumed=point is not None,
+            progress=self.progress,
+            stopping=self.stopping,
+        )
         done = self._train(training, start, log, validator)
         if done < training.steps:
             if done > start and not training.saves_at(done):  # else it is saved already

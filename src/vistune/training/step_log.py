@@ -39,9 +39,9 @@ SLOW = 1.3  # a process is slow above this multiple of the median
 Track = Callable[[str, int, Mapping[str, float]], None]
 
 
-def parameter_table(model: VisionLanguageModel, optimizer: Optimizer) -> str:
+def parameter_rows(model: VisionLanguageModel, optimizer: Optimizer) -> str:
     """Format a line per part: its parameters, how many are trained, at which peak rate, with which weight decay."""
-    lines = [f"{'part':<12}{'parameters':>16}{'learn':>16}{'rate':>10}{'decay':>8}"]
+    lines = []
     for part, parameters in model.parts().items():
         if not parameters:
             continue
@@ -85,9 +85,12 @@ class StepLog:
         self.losses = [line["loss"] for line in lines if line["stage"] == self.stage.name and not line.get("left_out")]
         self.warned: set[str] = set()
         if trainer.world.is_first:
-            table = parameter_table(trainer.model, trainer.optimizer)
-            mfu = f"MFU is over {self.peak / 1e9:,.0f} GFLOP/s, the measured speed of a large matrix product"
-            on_message(f"stage {self.stage.name}\n{table}\n{mfu}")
+            on_message(
+                f"stage {self.stage.name}\n"
+                "part              parameters           learn      rate   decay\n"
+                f"{parameter_rows(trainer.model, trainer.optimizer)}\n"
+                f"MFU is over {self.peak / 1e9:,.0f} GFLOP/s, the measured speed of a large matrix product"
+            )
 
     def utilisation(self, report: StepReport) -> float:
         """Return the step's needed FLOP/s over the peak of all processes (MFU), 0 to 1."""

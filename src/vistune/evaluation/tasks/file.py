@@ -29,7 +29,6 @@ from vistune.evaluation.own_samples import (
     SampleReader,
     read_match_rule,
     selected_option,
-    with_match,
     with_own_id,
 )
 from vistune.evaluation.task import (
@@ -146,7 +145,7 @@ def read_held_out(run: Path, rule: MatchRule) -> OwnQuestions:
     reader = SampleReader(rule, Counter(), notes)
     questions: dict[str, Question] = {}
     for source, sample in held:
-        for question in map(with_match, reader.of_sample(sample, source=source)):
+        for question in reader.of_sample(sample, source=source):
             named = with_own_id(question, questions)
             questions[named.id] = named
     return OwnQuestions(tuple(questions.values()), tuple(held.unread_fields), warning_lines(run, notes), (), True)

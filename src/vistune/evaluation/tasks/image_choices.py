@@ -1,4 +1,4 @@
-"""Questions with options of 2024 and later: MMStar, K-MMStar, AI2D, RealWorldQA, SEED-Bench-2-Plus and KRETA.
+"""Questions with options: MMStar, K-MMStar, AI2D, RealWorldQA, SEED-Bench-2-Plus and KRETA.
 
 The prompts are those of lmms-eval 0.7.3, except KRETA's, which is that of KRETA's script. MMStar and KRETA have parse
 rules of their authors. K-MMStar has the Korean form of MMStar's rule, from earlier versions of lmms-eval. The other
@@ -15,11 +15,11 @@ from vistune.evaluation.image_table import ImageRow
 from vistune.evaluation.option_rules import (
     MMSTAR_KO_OPENINGS,
     kreta_letter,
-    lenient_letter,
     opening_letter,
     ranked_letter,
 )
-from vistune.evaluation.task import LENIENT, LETTER, Marked, mean, mean_by
+from vistune.evaluation.parsing import first_character
+from vistune.evaluation.task import LETTER, Marked, mean, mean_by
 from vistune.evaluation.tasks.tables import LetterTask, listed
 from vistune.types import Question
 
@@ -98,11 +98,12 @@ class RealWorldQA(LetterTask, card="realworldqa"):
     def tags(self, row: ImageRow) -> dict[str, object]:
         return {"options": dict.fromkeys(LETTERS, "")} if self.answer(row).upper() in tuple(LETTERS) else {}
 
+    def letter(self, reply: str, options: Mapping[str, str]) -> str | None:
+        return ranked_letter(reply, LETTERS)
+
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
-        if "options" not in question.tags:
-            return reply.lower().strip().rstrip(".")
-        options = question.tags["options"]
-        return lenient_letter(reply, options) if rule == LENIENT else ranked_letter(reply, LETTERS)
+        has_options = "options" in question.tags
+        return super().parse(question, reply, rule) if has_options else reply.lower().strip().rstrip(".")
 
     def points(self, question: Question, answer: str) -> float:
         return float(answer.lower() == question.answer.lower())
@@ -123,8 +124,8 @@ class SeedBench2Plus(LetterTask, card="seed2plus"):
         return {letter: row.text(f"choice_{letter}") for letter in LETTERS}
 
     def letter(self, reply: str, options: Mapping[str, str]) -> str | None:
-        letter = reply.strip()[:1].upper()
-        return letter if letter and letter in LETTERS else None
+        letter = first_character(reply)
+        return letter if letter in options else None
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         kinds = {name.capitalize(): value for name, (value, _) in mean_by(rows, "question_image_type").items()}

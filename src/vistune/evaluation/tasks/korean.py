@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge import JudgedBenchmark, judgements, read_prompt, sha256_of_text
-from vistune.evaluation.parsing import choice_of, first_character
+from vistune.evaluation.parsing import first_character, lenient_letter
 from vistune.evaluation.release import ReleaseTable
 from vistune.evaluation.task import (
     BOTH,
@@ -36,6 +36,7 @@ from vistune.evaluation.task import (
 )
 from vistune.evaluation.tasks.judged import LlavaBench
 from vistune.evaluation.tasks.mmbench import RELEASED, MMBench
+from vistune.evaluation.tasks.tables import listed
 from vistune.types import Question
 
 SUFFIX = "주어진 선택지 중 해당 옵션의 문자로 바로 답하세요."
@@ -87,10 +88,10 @@ class KoreanChoice(Benchmark):
 
     def listed(self, options: Mapping[str, str]) -> str:
         """Return the options as the publisher's prompt lists them."""
-        return "\n".join(f"{letter}. {text}" for letter, text in options.items())
+        return listed(options)
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
-        return choice_of(reply, question.tags["options"]) if rule == LENIENT else first_character(reply)
+        return lenient_letter(reply, question.tags["options"]) if rule == LENIENT else first_character(reply)
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         return {"accuracy": mean(rows)}

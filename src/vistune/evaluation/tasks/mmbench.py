@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing import choice_of, is_missing, matched
+from vistune.evaluation.parsing import is_missing, lenient_letter, matched
 from vistune.evaluation.predictions import Prediction, write_sheet
 from vistune.evaluation.release import ReleaseRow, ReleaseTable
 from vistune.evaluation.task import (
@@ -88,7 +88,7 @@ class MMBench(Benchmark):
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         options = question.tags["options"]
-        return choice_of(reply, options) if rule == LENIENT else matched(reply, options)
+        return lenient_letter(reply, options) if rule == LENIENT else matched(reply, options)
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         """Return per cent: `Overall` is circular, `vanilla_acc` is over unrotated rows, `row_acc` over all rows."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from vistune.errors import DataError
 from vistune.evaluation.image_table import ImageRow, ImageTable
-from vistune.evaluation.option_rules import lenient_letter, mmmu_letter
+from vistune.evaluation.option_rules import mmmu_letter
+from vistune.evaluation.parsing import lenient_letter
 from vistune.evaluation.release import SHARDS
 from vistune.evaluation.task import (
     BOTH,

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing import choice_of
+from vistune.evaluation.parsing import lenient_letter
 from vistune.evaluation.predictions import IDS, TEXTS, Prediction, Predictions, prediction_of
 from vistune.evaluation.release import (
     Fields,
@@ -123,7 +123,7 @@ class ScienceQA(Benchmark):
         if len(stated) == 1:
             return str(stated[0])
         choices = question.tags["choices"]
-        return choice_of(reply, dict(zip(LETTERS, choices, strict=False))) if rule == LENIENT else None
+        return lenient_letter(reply, dict(zip(LETTERS, choices, strict=False))) if rule == LENIENT else None
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         imaged = [row for row in rows if row.question.sample.images]
@@ -209,7 +209,7 @@ class Seed(Benchmark):
         options = question.tags["options"]
         if reply in options:
             return reply
-        return choice_of(reply, options) if rule == LENIENT else None
+        return lenient_letter(reply, options) if rule == LENIENT else None
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         return {"overall": mean(rows), **{kind: value for kind, (value, _) in mean_by(rows, "kind").items()}}

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vistune.errors import DataError
 from vistune.evaluation.image_table import ImageRow
-from vistune.evaluation.option_rules import lenient_letter, natural_bench_answer, only_yes_or_no
-from vistune.evaluation.parsing import yes_or_no
+from vistune.evaluation.option_rules import natural_bench_answer, only_yes_or_no
+from vistune.evaluation.parsing import lenient_letter, yes_or_no
 from vistune.evaluation.task import BOTH, LENIENT, Marked, mean
 from vistune.evaluation.tasks.tables import TableTask
 from vistune.types import Question

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from vistune.errors import DataError
 from vistune.evaluation.image_table import ImageRow, ImageTable
-from vistune.evaluation.option_rules import lenient_letter
+from vistune.evaluation.parsing import lenient_letter
 from vistune.evaluation.predictions import plain_id
 from vistune.evaluation.task import BOTH, LENIENT, Marked, Table, mean, mean_by
 from vistune.evaluation.tasks.cards import CardedBenchmark
@@ -88,9 +89,9 @@ class LetterTask(TableTask):
     def tags(self, row: ImageRow) -> dict[str, object]:
         return {"options": self.options(row)}
 
+    @abstractmethod
     def letter(self, reply: str, options: Mapping[str, str]) -> str | None:
         """Return the letter in a reply by the benchmark's own rule."""
-        raise NotImplementedError
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         options = question.tags["options"]

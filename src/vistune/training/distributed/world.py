@@ -65,6 +65,11 @@ class World:
         """Return whether the value is true in any process; all must call it."""
         return any(value for (value,) in self.gather(value))
 
+    def meet_before_first_step(self, stage: str, should_stop: Callable[[], bool]) -> None:
+        """Wait for all processes. Raises Stopped in all of them if one is asked to stop."""
+        if self.any(should_stop()):
+            raise Stopped(f"stage {stage}: stopped before its first step", "continue with --resume")
+
     def agree(self, digest: str, what: str) -> None:
         """Raise RecipeError if the processes have different hex digests of `what`; all must call it."""
         digests = self.gather(int(digest[:12], 16))
