@@ -22,7 +22,7 @@ WANTED = (
     "datagen/teachers/prompts/en.json",
     "datagen/teachers/prompts/ko.json",
     "report/page.html.j2",
-    "cli/help.ko.json",
+    "ko.json",
     "py.typed",
 )
 

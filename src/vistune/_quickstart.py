@@ -10,13 +10,15 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vistune import api
 from vistune.errors import DataError, RecipeError
 from vistune.files import write_json
-from vistune.progress import Progress, no_progress
+from vistune.notebook import notebook_progress
+from vistune.progress import Progress
 from vistune.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -49,13 +51,13 @@ class Photographs:
         held_out: Share of the images that is only used for evaluation.
     """
 
-    data: Path
+    data: str | PathLike[str]
     split: str | None = None
     recipe: str = "smol"
     vision: str | None = None
     language_model: str | None = None
     languages: tuple[str, ...] = ("en", "ko")
-    labels: Path | None = None
+    labels: str | PathLike[str] | None = None
     held_out: float = 0.1
 
     @property
@@ -107,13 +109,13 @@ class QuickstartSummary:
 
 
 def quickstart(
-    out: Path,
+    out: str | PathLike[str],
     *,
     photographs: Photographs | None = None,
     size: Size | None = None,
     overrides: Sequence[str] = (),
     language: str = "en",
-    progress: Progress = no_progress,
+    progress: Progress = notebook_progress,
 ) -> QuickstartSummary:
     """Run all steps on the built-in scenes, or on a user's photographs, and return the summary.
 
@@ -125,6 +127,7 @@ def quickstart(
         RecipeError: `out` contains a run already, or there are too few photographs to hold some out.
         DataError: The captions and boxes of the photographs give no questions about the held-out ones.
     """
+    out = Path(out)
     if (out / "run.json").exists():
         raise RecipeError(f"{out}: contains a run already", f"look at {out / 'report.html'}, or give another --out")
     size, clock = size or Size(), Clock()

@@ -12,14 +12,14 @@ from vistune.cli.verifying import print_result
 from vistune.interop.certificate import STAGES
 from vistune.interop.verify import VerifyResult, WeightReport
 from vistune.interop.verify_stages import DIFFERS, EQUAL, KNOWN, NOT_JUDGED, UNSEEN, StageResult
-from vistune.translations import catalogue
+from vistune.translations import korean_texts
 
 STATUSES = (EQUAL, DIFFERS, KNOWN, UNSEEN, NOT_JUDGED)
 DETAIL = "picture: features differ by 3 %, at most 0.2 % is rounding"
 
 
 def test_every_stage_and_every_status_has_a_korean_text() -> None:
-    assert {*STAGES, *STATUSES} <= catalogue("cli/phrases", "ko").keys()
+    assert {*STAGES, *STATUSES} <= korean_texts().keys()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from vistune.cli.help import EXIT_CODES, cells
 from vistune.cli.settings import Settings, language_of, read_settings
 from vistune.errors import RecipeError
 from vistune.recipe import known_recipes
-from vistune.translations import catalogue
+from vistune.recipe.starting import about_recipe
+from vistune.translations import in_language, korean_texts
 
 PROGRAM: Any = get_command(app)
 
@@ -30,19 +31,17 @@ def texts() -> dict[str, str]:
 
 
 def test_every_verb_and_option_has_its_korean_text() -> None:
-    known, wanted = catalogue("cli/help", "ko"), texts()
+    known, wanted = korean_texts(), texts()
     missing = [f"{place}: {text!r}" for text, place in wanted.items() if text not in known]
-    assert not missing, f"write them into src/vistune/cli/help.ko.json: {missing}"
-    assert not set(known) - set(wanted), "texts that no option has any more: remove them from help.ko.json"
+    assert not missing, f"write them into src/vistune/ko.json: {missing}"
 
 
-@pytest.mark.parametrize("name", ["cli/help", "cli/recipes"])
-def test_korean_texts_are_korean(name: str) -> None:
-    assert not [text for text in catalogue(name, "ko").values() if not re.search("[가-힣]", text)]
+def test_korean_texts_are_korean() -> None:
+    assert not [text for text in texts() if not re.search("[가-힣]", korean_texts()[text])]
 
 
 def test_every_recipe_is_described_in_korean() -> None:
-    assert sorted(catalogue("cli/recipes", "ko")) == known_recipes()
+    assert [name for name in known_recipes() if about_recipe(name) not in korean_texts()] == []
 
 
 def test_every_verb_is_in_one_group_of_the_help() -> None:
@@ -61,9 +60,8 @@ def test_help_fits_and_cuts_nothing(verb: str, columns: int, language: str) -> N
     too_long = [line for line in lines if cells(line) > min(columns, 80) and len(line.split()) > 1]
     assert not [line for line in too_long if " " in line.strip()], "only a single word may be wider"
     descriptions = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
-    translations = catalogue("cli/help", language)
     for text in filter(None, descriptions):
-        assert " ".join(translations.get(text, text).split()) in " ".join(words)
+        assert " ".join(in_language(text, language).split()) in " ".join(words)
     assert all(name in shown.stdout for parameter in command.params for name in parameter.opts if name[0] == "-")
     assert not re.search(r"x>=|<int|<path|<str|list\[", shown.stdout)
 

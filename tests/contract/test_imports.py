@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "vistune"
 LEVELS = (
     ("errors", "types", "registry", "files", "progress"),
-    ("recipe", "records", "grounding", "translations"),
+    ("recipe", "records", "grounding", "translations", "notebook"),
     ("processor", "model", "llm_client", "scenes"),
     ("data", "generation", "runs"),
     ("datagen", "interop"),

@@ -16,7 +16,6 @@ from transformers import CLIPVisionConfig, PixtralVisionConfig
 
 from vistune.cli import data, model
 from vistune.cli import evaluation as measure
-from vistune.cli.app import korean_message
 from vistune.cli.log import using
 from vistune.cli.settings import Settings
 from vistune.data import all_samples, open_source
@@ -30,6 +29,7 @@ from vistune.recipe import DataSource, load_recipe
 from vistune.records.samples import form_of
 from vistune.registry import lookup
 from vistune.runs.folder import find_model
+from vistune.translations import in_language
 from vistune.types import ImageRef
 
 HERE = Path(__file__).parent
@@ -61,15 +61,14 @@ MISTAKES: dict[str, Callable[[], Any]] = {
 def test_a_common_mistake_is_told_korean_message(name: str) -> None:
     with pytest.raises(VistuneError) as caught:
         MISTAKES[name]()
-    said = korean_message(caught.value)
+    said = in_language(str(caught.value), "ko")
     message, _, hint = said.partition(". 고치는 법: ")
     assert re.search("[가-힣]", message)
     assert re.search("[가-힣]", hint)
 
 
 def test_what_is_not_known_stays_english() -> None:
-    assert korean_message(RecipeError("something rare", "mend it")) == "something rare. Fix: mend it"
-    assert korean_message(RecipeError("x: no such file", "mend it")) == "x: 그런 파일이 없습니다. 고치는 법: mend it"
+    assert in_language(str(RecipeError("something rare", "mend it")), "ko") == "something rare. Fix: mend it"
 
 
 def test_the_warning_of_an_unpacked_model_is_korean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,77 +1,47 @@
-"""Every Korean translation belongs to a message of the program, and every page that a message names exists."""
+"""Every Korean translation belongs to a text of the program, and every page that a message names exists."""
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
-import pytest
-from source_messages import PACKAGE, source_messages
+from source_messages import source_messages
+
+from vistune.recipe import known_recipes
+from vistune.recipe.starting import about_recipe
+from vistune.translations import PAGES, PLACEHOLDER, catalogue, korean_texts
 
 ROOT = Path(__file__).parents[2]
-FILLED = re.compile(r"\{[^}]*\}|…")
-LISTED = re.compile(", | or | nor ")
+BY_LIBRARIES = ("Input should be", "Field required", "Show ", "Install ")  # beginnings of texts of typer and pydantic
+RUN = 2  # consecutive words of a text that must be in the source
 
 
-@cache
-def patterns() -> tuple[re.Pattern[str], ...]:
-    """Return the texts with parts that are filled in at run time; each has at least five letters of its own."""
-    filled = [text for text in source_messages() if "…" in text and len(re.findall("[a-z]", text)) >= 5]
-    return tuple(re.compile("(.+)".join(map(re.escape, text.split("…"))), re.DOTALL) for text in filled)
+def page_texts(tree: object) -> set[str]:
+    """Return the texts of a catalogue by key."""
+    if isinstance(tree, str):
+        return {tree}
+    values = tree.values() if isinstance(tree, dict) else tree
+    assert isinstance(values, list) or isinstance(tree, dict)
+    return set().union(*map(page_texts, values))
 
 
-def is_printed(message: str) -> bool:
-    """Return whether the program has this message. `{name}` and `…` stand for any text."""
-    problem = re.sub(r"^\{\w+\}: ", "", message)  # a RecordError puts the location before its text
-    fixed = [re.escape(part) for part in FILLED.split(problem) if part.strip(" :,.'")]
-    if not fixed:
-        return True
-    if any(re.search(".*".join(fixed), text, flags=re.DOTALL) for text in source_messages()):
-        return True
-    return is_put_together(message) or is_put_together(problem)
+def is_in_source(text: str, source: str) -> bool:
+    """Return whether some neighbouring words of a text are in the source; most texts are put together of several."""
+    pieces = [piece.split() for piece in PLACEHOLDER.split(text)[::2]]
+    longest = max(pieces, key=len)
+    runs = [" ".join(longest[k : k + RUN]) for k in range(max(1, len(longest) - RUN + 1))]
+    return any(run in source for run in runs) or all(word.strip("`:") in source for word in longest)
 
 
-def is_put_together(message: str) -> bool:
-    """Return whether a text of the program with `…` makes this message of other texts, or of a list of them."""
-    for pattern in patterns():
-        if (match := pattern.fullmatch(message)) and all(
-            is_printed(part) for text in match.groups() for part in LISTED.split(text.replace("`", ""))
-        ):
-            return True
-    return False
-
-
-@pytest.mark.parametrize("catalogue", ["errors", "messages", "phrases"])
-def test_every_korean_text_translates_a_message_of_the_program(catalogue: str) -> None:
-    translations = json.loads((PACKAGE / "cli" / f"{catalogue}.ko.json").read_text(encoding="utf-8"))
-    assert [message for message in translations if not is_printed(message)] == []
-
-
-def templates_of_the_command_line() -> Iterator[str]:
-    """Yield the templates that `say` and `phrase` are called with, and those of the counts of `count_of`."""
-    for file in sorted((PACKAGE / "cli").glob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            match node:
-                case ast.Call(
-                    func=ast.Name("say") | ast.Name("phrase") | ast.Attribute(attr="phrase"),
-                    args=[ast.Constant(str(template)), *_],
-                ):
-                    yield template
-                case ast.Call(func=ast.Name("count_of"), args=[_, ast.Constant(str(noun))]):
-                    yield from (f"{{count}} {noun}", f"{{count}} {noun}s")
-
-
-def test_every_template_of_the_command_line_has_a_korean_one() -> None:
-    translations = json.loads((PACKAGE / "cli" / "phrases.ko.json").read_text(encoding="utf-8"))
-    templates = list(templates_of_the_command_line())
-    assert len(templates) > 50
-    assert sorted({*templates} - translations.keys()) == []
-    for english, korean in translations.items():
-        assert sorted(re.findall(r"\{[^}]*\}", english)) == sorted(re.findall(r"\{[^}]*\}", korean)), english
+def test_every_korean_text_translates_a_text_of_the_program() -> None:
+    source = "\n".join(" ".join(text.split()) for text in source_messages())
+    others = set().union(*(page_texts(catalogue(name, "en")) for name in PAGES), map(about_recipe, known_recipes()))
+    unused = [
+        text
+        for text in korean_texts()
+        if text not in others and not text.startswith(BY_LIBRARIES) and not is_in_source(text, source)
+    ]
+    assert not unused, f"remove from src/vistune/ko.json: {unused}"
 
 
 def test_every_page_that_a_message_names_exists() -> None:

@@ -197,7 +197,7 @@ def test_the_drawn_worlds_tasks_share_one_folder(tmp_path: Path) -> None:
 def test_blind_runs_are_on_a_subset_unless_told_otherwise(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "BLIND_QUESTIONS", 4)
+    monkeypatch.setattr("vistune.api.evaluation.BLIND_QUESTIONS", 4)
     result = api.evaluate(model, task="file", data=questions(tmp_path, 12))
     assert {name: interval.count for name, interval in result.intervals.items()} == {
         "with_image": 12,

@@ -34,7 +34,8 @@ def example(name: str) -> ModuleType:
 
 
 def test_the_four_ways_to_extend_are_there() -> None:
-    assert [path.stem for path in FILES] == [f"add_a_{what}" for what in ("projector", "reader", "task", "teacher")]
+    ways = [f"add_a_{what}" for what in ("projector", "reader", "task", "teacher")]
+    assert [path.stem for path in FILES] == [*ways, "train_by_hand"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -106,6 +107,17 @@ def test_a_projector_learns_and_comes_back(pairs: Path, tmp_path: Path) -> None:
     assistant = vistune.load(tmp_path / "run")
     assert type(assistant.model.projector).__name__ == "Neighbours"
     assert isinstance(assistant.ask(pairs.with_name("a.png"), "무슨 색?", max_tokens=2), str)
+
+
+def test_a_step_by_hand_lowers_the_loss(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = pairs.with_name("data.jsonl")
+    example("add_a_reader").convert(pairs, written)
+    few = {"stages.align.steps": 1, "stages.tune.steps": 1, "stages.align.kinds": None, "stages.tune.kinds": None}
+    run = vistune.train("quickstart", tmp_path / "run", data=written, overrides=few)
+    capsys.readouterr()
+    example("train_by_hand").main(str(run), str(pairs.with_name("a.png")), "무슨 색?", "빨강")
+    first, _, third = map(float, capsys.readouterr().out.split())
+    assert third < first
 
 
 def test_a_projector_keeps_the_slots(tiny_backbones: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from vistune.errors import DataError, RecipeError
 from vistune.report import plots, write_data_report, write_run_report
 from vistune.report.rendering import drawn_text, spread
-from vistune.translations import catalogue
+from vistune.translations import catalogue, korean_texts
 
 RUN_SECTIONS = ["result", "training", "answers", "mistakes", "descriptions", "cost", "run"]
 DATA_SECTIONS = ["counts", "lengths", "question-types", "samples", "rejects"]
@@ -198,10 +198,9 @@ def test_both_languages_name_the_same_things() -> None:
 
 def test_the_words_of_the_gap_are_the_scorers_own() -> None:
     scoring = pytest.importorskip("vistune.evaluation.results")
-    korean = catalogue("report/labels", "ko")["words"]
     for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)):
-        assert scoring.describe_gap(scoring.Estimate(0.0, low, high, 9)) in korean
-    assert scoring.TOO_FEW_IMAGES in korean
+        assert scoring.describe_gap(scoring.Estimate(0.0, low, high, 9)) in korean_texts()
+    assert scoring.TOO_FEW_IMAGES in korean_texts()
 
 
 def test_the_same_folder_writes_the_same_bytes(run_folder: Path) -> None:

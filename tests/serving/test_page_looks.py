@@ -124,7 +124,7 @@ def test_a_picture_of_which_a_part_is_seen_has_a_frame(chromium: Any, served: Ru
 def test_korean(chromium: Any, served: Running) -> None:
     with opened(chromium, served, locale="ko-KR") as tab:
         assert tab.page.get_attribute("html", "lang") == "ko"
-        assert tab("#welcome h2").inner_text() == "사진에 대해 무엇이 궁금하세요?"
+        assert tab("#welcome h2").inner_text() == "이미지에 대해 무엇이 궁금하세요?"
         tab("#samples button").first.wait_for()
         samples = json.loads(static.contents()[static.SAMPLES][1])["samples"]
         assert tab("#samples button").all_inner_texts() == [sample["questions"]["ko"] for sample in samples]
@@ -145,7 +145,7 @@ def test_korean(chromium: Any, served: Running) -> None:
         assert tab.page.get_attribute("html", "lang") == "en"
         assert tab("#question").get_attribute("placeholder") == "Ask about the image…"
     with opened(chromium, served, "/?lang=ko") as tab:
-        assert tab("#welcome-choose strong").inner_text() == "사진 고르기"
+        assert tab("#welcome-choose strong").inner_text() == "이미지 고르기"
         outside = tab.page.evaluate("document.body.innerText.replace(/English|vistune|tiny|Enter|Shift/g, '')")
         assert not re.search("[A-Za-z]{3,}", outside)
 

@@ -25,7 +25,7 @@ from vistune.cli.commands import Program, Verb, usage_error
 from vistune.cli.log import log, using
 from vistune.cli.settings import CURRENT, LOG_FORMATS, Settings, language_of, read_settings
 from vistune.errors import VistuneError, in_users_code
-from vistune.translations import LANGUAGES, translate_message
+from vistune.translations import LANGUAGES, in_language
 
 TRAINING_VERBS = ("train", "quickstart")
 SETTINGS = {"tcache_count": 0, "mxfast": 0, "trim_threshold": 512 << 20, "mmap_threshold": 32 << 20}
@@ -156,7 +156,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def print_error(error: VistuneError) -> None:
     """Print an error as one line, with its rank under torchrun; with -v also the traceback."""
-    message = korean_message(error) if CURRENT.get().language == "ko" else str(error)
+    message = in_language(str(error), CURRENT.get().language)
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     fields = {"event": "error", "values": {"exit_code": error.exit_code}}
     log.error("vistune: %s%s", rank, message, extra=fields, exc_info=error)
@@ -186,11 +186,3 @@ def can_profit(arguments: Sequence[str], environment: Mapping[str, str], libc: t
     )
     trains = next(words, "") in TRAINING_VERBS
     return name == "glibc" and () < numbers < REUSES_ALIGNED_BLOCKS and trains and not has_own
-
-
-def korean_message(error: VistuneError) -> str:
-    """Return message and hint in Korean; the English line if the message has no translation."""
-    message, hint = (translate_message(text, "cli/errors", "ko") for text in (error.message, error.hint))
-    if message is None:
-        return str(error)
-    return f"{message}. 고치는 법: {hint or error.hint}" if error.hint else message

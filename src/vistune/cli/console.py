@@ -7,16 +7,16 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from vistune.cli.log import in_language, phrase, print_message
+from vistune.cli.localized import OwnText, TranslatingConsole, in_users_language
+from vistune.cli.log import phrase, print_message
 from vistune.cli.progress import progress_bar
 from vistune.cli.settings import current_language, is_first_process
 
-__all__ = ["in_language", "is_first_process", "print_message", "progress_bar"]
+__all__ = ["OwnText", "in_users_language", "is_first_process", "print_message", "progress_bar"]
 
-stdout = Console(highlight=False, emoji=False, markup=False)  # ids, paths and answers may contain brackets
+stdout = TranslatingConsole(highlight=False, emoji=False, markup=False)  # ids, paths and answers may contain brackets
 
 RecipeName = Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")]
 Overrides = Annotated[
@@ -52,13 +52,3 @@ def say(template: str, **fields: object) -> str:
 def count_of(number: int, noun: str) -> str:
     """Format a count with its noun in the user's language: "1 sample", "1,200 samples", "샘플 1,200개"."""
     return say(f"{{count}} {noun}{'' if number == 1 else 's'}", count=f"{number:,}")
-
-
-def in_users_language(message: str) -> str:
-    """Translate a message of a run; it stays English if it has no translation."""
-    return in_language(message, current_language())
-
-
-def fault_in_users_language(fault: str) -> str:
-    """Translate the fault of a record like the error that it would be in training."""
-    return in_language(fault, current_language(), "cli/errors")

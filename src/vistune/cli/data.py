@@ -14,9 +14,9 @@ from vistune.cli.commands import refuse_given
 from vistune.cli.console import (
     Json,
     Overrides,
+    OwnText,
     RecipeName,
     count_of,
-    fault_in_users_language,
     in_users_language,
     print_json,
     print_lines,
@@ -121,8 +121,8 @@ def check_lines(report: CheckReport, *, tokens: bool) -> list[str]:
     """Describe the result of a check: the first faults and notes, then the counts."""
     from vistune.grounding.guessing import guessing_lines
 
-    lines = [fault_in_users_language(fault.detail) for fault in report.faults[:50]]
-    lines += [say("note: {note}", note=fault_in_users_language(note.detail)) for note in report.notes[:20]]
+    lines = [in_users_language(fault.detail) for fault in report.faults[:50]]
+    lines += [say("note: {note}", note=in_users_language(note.detail)) for note in report.notes[:20]]
     names = {kind: say("without kind") if kind == "none" else kind for kind in report.kinds}
     kinds = ", ".join(f"{count} {names[kind]}" for kind, count in report.kinds.items()) or say("none")
     lines.append(
@@ -214,7 +214,7 @@ def marked(sample: ShownSample, tokenizer: TokenizerLike, *, colour: bool) -> Te
     """Return a sample's text; supervised tokens are green, or in ⟦brackets⟧ without `colour`."""
     from vistune.data.show import label_runs
 
-    text = Text()
+    text = OwnText()
     for supervised, piece in label_runs(sample, tokenizer):
         bare = colour or not supervised
         text.append(piece if bare else f"⟦{piece}⟧", style="green" if supervised else "")

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import in_users_language, print_json, print_lines, say, stdout
+from vistune.cli.console import OwnText, in_users_language, print_json, print_lines, say, stdout
 
 if TYPE_CHECKING:
     from vistune.evaluation import Comparison, EvaluationResult, ScoreResult
@@ -35,7 +35,7 @@ def print_comparison(comparison: Comparison, out: Path | None) -> None:
         for figures in figures_tables(comparison):
             table = Table("", *map(in_users_language, figures.columns), title=title_of(figures.task, figures.count))
             for name, values in figures.rows.items():
-                table.add_row(name, *map(in_users_language, values))
+                table.add_row(OwnText(name), *map(in_users_language, values))
             stdout.print(table)
         for remark in remarks(comparison):
             about = "" if remark.condition is None else f", {condition_of(remark.condition)}"

@@ -186,9 +186,9 @@ def generate(
         )
     except NothingWritten as error:
         if as_json:
-            print_json(counts_of(error.generated))
+            print_json(error.generated.to_dict())
         raise
-    print_json(counts_of(generated)) if as_json else print_lines(*summary(out, generated))
+    print_json(generated.to_dict()) if as_json else print_lines(*summary(out, generated))
 
 
 def _refuse_contradictions(config: GenerationConfig, *, teacher: str, model: str | None) -> None:
@@ -212,22 +212,6 @@ def _table(columns: str | None, images: Path | None, boxes: str | None) -> Table
     if columns is None and images is None and boxes is None:
         return None
     return TableForm(columns=_columns(columns), images=images, boxes=boxes)  # type: ignore[arg-type]
-
-
-def counts_of(generated: GeneratedData) -> dict[str, object]:
-    """Return the counts and the cost of a run as JSON values."""
-    reasons = Counter(reject.reason for reject in generated.rejects)
-    return {
-        "samples": len(generated.rows),
-        "held_out": len(generated.held_out),
-        "questions": len(generated.questions),
-        "rejected": len(generated.rejects),
-        "reasons": dict(reasons.most_common()),
-        "guessing": [result.to_dict() for result in generated.guessing],
-        "unknown_labels": dict(generated.unknown_labels),
-        "spent": generated.spent_dict,
-        **(generated.source.to_dict() if generated.source else {}),
-    }
 
 
 def _columns(text: str | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from vistune.translations import catalogue
+from vistune.translations import in_language
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -142,7 +142,7 @@ def word(english: str, language: str) -> str:
 
 def translated(english: str, language: str) -> str:
     """Return a help text in a language, or the English one if there is no translation."""
-    return str(catalogue("cli/help", language).get(english, english))
+    return in_language(english, language)
 
 
 def table(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:

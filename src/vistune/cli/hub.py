@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from vistune import api
-from vistune.cli.console import Json, print_json, print_lines, say, stdout
+from vistune.cli.console import Json, OwnText, print_json, print_lines, say, stdout
 from vistune.cli.model import AnyModel
 
 
@@ -52,8 +52,8 @@ def push(
     title = say("{repo}: files to upload", repo=repo) if dry_run else say("{repo}: uploaded files", repo=repo)
     table = Table(say("file"), say("bytes"), title=title)
     for name, size in result.files.items():
-        table.add_row(name, f"{size:,}")
+        table.add_row(OwnText(name), f"{size:,}")
     stdout.print(table)
     if result.skipped:
         print_lines(say("Not uploaded: {names}", names=", ".join(result.skipped)))
-    print_lines(result.card if result.url is None else say("Uploaded: {url}", url=result.url))
+    print_lines(OwnText(result.card) if result.url is None else say("Uploaded: {url}", url=result.url))

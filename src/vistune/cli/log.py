@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vistune.cli.settings import CURRENT, Settings
-from vistune.translations import catalogue, translate_message
+from vistune.translations import in_language, korean_texts
 
 stderr = Console(stderr=True, highlight=False, emoji=False)
 log = logging.getLogger("vistune.cli")
@@ -90,14 +90,9 @@ def using(settings: Settings) -> Iterator[None]:
         CURRENT.reset(token)
 
 
-def in_language(message: str, language: str, name: str = "cli/messages") -> str:
-    """Translate a message by a catalogue; it stays English if it has no translation."""
-    return message if language == "en" else translate_message(message, name, language) or message
-
-
 def template_in(template: str, language: str) -> str:
     """Return a template of this package in the user's language."""
-    return str(catalogue("cli/phrases", language).get(template, template))
+    return korean_texts().get(template, template) if language == "ko" else template
 
 
 def phrase(template: str, language: str, **fields: object) -> str:

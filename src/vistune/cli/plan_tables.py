@@ -125,7 +125,7 @@ def _print_stage(stage: StageForecast, processes: int) -> None:
     print_lines(f"{_steps(stage)}; {say('largest packed row: {row}', row=largest)} ({source})")
     stdout.print(_memory_table(stage), _reach_table(stage, processes))
     for remark in stage.remarks:
-        print_lines(in_users_language(f"stage {stage.stage}: {remark}"))
+        print_lines(f"stage {stage.stage}: {remark}")
     others = (
         f"{other.name} {bytes_text(other.ddp)}" + ("" if other.fsdp is None else f" ({bytes_text(other.fsdp)})")
         for other in stage.devices[-1].alternatives

@@ -28,6 +28,7 @@ from rich.text import Text
 from vistune.cli import log
 from vistune.cli.settings import CURRENT, is_first_process, is_interactive
 from vistune.progress import Advance, no_progress
+from vistune.translations import in_language
 
 SECONDS_PER_LINE = 30.0
 SILENT_SECONDS = 1.0  # a shorter task prints nothing, unless it reports events or values
@@ -95,6 +96,7 @@ class LoggedTask:
         self, label: str, total: int, language: str, on_advance: Callable[[LoggedTask], None] | None = None
     ) -> None:
         self.label, self.total, self.language, self.on_advance = label, total, language, on_advance
+        self.title = in_language(label, language)
         self.done, self.note = 0, ""
         self.values: Mapping[str, float] = {}
         self.began = time.monotonic()
@@ -160,23 +162,23 @@ class LoggedTask:
             count = self.phrase("{done} of {total}", done=count, total=f"{self.total:,}")
         elif not self.done:  # work that is not counted
             name = {"end": "finished in {time}", "stopped": "stopped after {time}"}.get(event, "working for {time}")
-            return f"{self.label}: {self.phrase(name, time=took)}"
+            return f"{self.title}: {self.phrase(name, time=took)}"
         match event:
             case "end":
                 text = self.phrase("{count} in {time}", count=count, time=took)
             case "stopped":
                 text = self.phrase("stopped at {count} after {time}", count=count, time=took)
             case "resumed":
-                return f"{self.label}: {self.phrase('resumed at {count}', count=count)}"
+                return f"{self.title}: {self.phrase('resumed at {count}', count=count)}"
             case "progress" | "start":
                 text = count
             case _:
                 texts = {self.phrase(event_value(name)): shown(value) for name, value in values.items()}
                 listed = ", ".join(f"{name} {value}" for name, value in texts.items())
-                return f"{self.label}: {count}, {listed}"
+                return f"{self.title}: {count}, {listed}"
         note = self.newest_note()
         remaining = "" if left is None else self.phrase("{time} left", time=duration(left, self.language))
-        return f"{self.label}: " + ", ".join(part for part in (text, note, remaining) if part)
+        return f"{self.title}: " + ", ".join(part for part in (text, note, remaining) if part)
 
     def newest_note(self) -> str:
         """Return the values of the last step, or the last note of a task without values."""
@@ -250,7 +252,7 @@ def terminal_bar(label: str, total: int) -> Iterator[Advance]:
         Note(),
     )
     with Bars(*columns, console=log.stderr) as bars:
-        row = bars.add_task(label, total=total or None, note="")
+        row = bars.add_task(in_language(label, CURRENT.get().language), total=total or None, note="")
 
         def draw(task: LoggedTask) -> None:
             bars.update(row, completed=task.done, total=task.total or None, note=task.newest_note())

@@ -17,7 +17,7 @@ from vistune.errors import RecipeError
 from vistune.files import write_atomic
 from vistune.recipe import known_recipes
 from vistune.recipe.starting import StartingValues, about_recipe, shipped_text, start_recipe
-from vistune.translations import catalogue
+from vistune.translations import in_language
 
 Shipped = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a built-in recipe.", autocompletion=known_recipes)
@@ -40,8 +40,7 @@ def recipes(
     if as_json:
         print_json([{"name": each, "about": about} for each, about in listed.items()])
         return
-    texts = catalogue("cli/recipes", current_language())
-    rows = [(each, str(texts.get(each, about))) for each, about in listed.items()]
+    rows = [(each, in_language(about, current_language())) for each, about in listed.items()]
     print_lines(*table(rows, max(min(stdout.width, MAX_WIDTH), 40)))
 
 

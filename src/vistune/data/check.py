@@ -33,6 +33,7 @@ from vistune.grounding.guessing import (
     measure_pair_guessing,
     spread,
 )
+from vistune.notebook import html_table
 from vistune.processor import Processor
 from vistune.processor.images import load_bytes, read_image
 from vistune.progress import Progress, no_progress
@@ -42,12 +43,13 @@ from vistune.records.image_files import DAMAGE, FORMAT_SUFFIXES
 from vistune.types import Reject
 
 WORST_FOLDERS = 5  # folders with the most missing images that are named
+SHOWN_FAULTS = 20  # in a notebook
 NAMED_IMAGES = 5  # images of a group that one note names
 
 RulesOf = Callable[[DataSource], Sequence[SelectionRules]]  # the rules of the stages that read a source
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CheckReport:
     """Counts of the data, and everything that is wrong with them.
 
@@ -83,6 +85,18 @@ class CheckReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as `check --json` prints it; its key `pictures` is the number of images."""
         return {"pictures" if name == "images" else name: value for name, value in asdict(self).items()}
+
+    def __repr__(self) -> str:
+        counts = f"rows={self.rows}, samples={self.samples}, images={self.images}"
+        return f"CheckReport({counts}, faults={len(self.faults)}, notes={len(self.notes)})"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("records", self.rows), ("images", self.images)]
+        rows += [(f"kind: {kind}", count) for kind, count in self.kinds.items()]
+        rows += [(f"note: {reason}", count) for reason, count in self.warnings.items()]
+        rows.append(("faults", len(self.faults)))
+        rows += [(fault.reason, fault.detail) for fault in self.faults[:SHOWN_FAULTS]]
+        return html_table(rows)
 
 
 def every_record(source: DataSource) -> list[SelectionRules]:

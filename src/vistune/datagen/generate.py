@@ -30,6 +30,7 @@ from vistune.grounding.balance import AnswerBalance, fit_balance
 from vistune.grounding.guessing import GuessedAnswers
 from vistune.llm_client import RequestRunner
 from vistune.llm_client.runner import log
+from vistune.notebook import html_table
 from vistune.progress import Advance, OnMessage
 from vistune.types import PREFERENCE, AnnotatedImage, Reject
 
@@ -59,7 +60,7 @@ class Spending:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GeneratedData:
     """The generated samples in LLaVA form, in the order of the images, and the rejected ones.
 
@@ -68,6 +69,7 @@ class GeneratedData:
     - guessing: how many answers can be guessed without the image, by type of question and language
     - unknown_labels: labels without words in the lexicon, with their number of boxes
     - held_out, questions: samples and test questions about the images that are held out
+    - path: the folder with the files; it can be given to `train` and `check` as data
     """
 
     rows: list[LlavaRecord]
@@ -78,6 +80,30 @@ class GeneratedData:
     unknown_labels: Mapping[str, int] = field(default_factory=dict)
     held_out: list[LlavaRecord] = field(default_factory=list)
     questions: list[dict[str, str]] = field(default_factory=list)
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"GeneratedData({str(self.path)!r}, samples={len(self.rows)}, rejected={len(self.rejects)})"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the counts and the cost as JSON values, as `generate --json` prints them."""
+        return {
+            "samples": len(self.rows),
+            "held_out": len(self.held_out),
+            "questions": len(self.questions),
+            "rejected": len(self.rejects),
+            "reasons": dict(Counter(reject.reason for reject in self.rejects).most_common()),
+            "guessing": [result.to_dict() for result in self.guessing],
+            "unknown_labels": dict(self.unknown_labels),
+            "spent": self.spent_dict,
+            **(self.source.to_dict() if self.source else {}),
+        }
+
+    def _repr_html_(self) -> str:
+        kinds = Counter(str(row.get("kind")) for row in self.rows)
+        reasons = Counter(reject.reason for reject in self.rejects).most_common()
+        rows = [*kinds.items(), *((f"rejected: {reason}", count) for reason, count in reasons)]
+        return html_table(rows, ("samples", "count"), str(self.path or "generated data"))
 
     @property
     def spent_dict(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from vistune.evaluation.results import (
 )
 from vistune.evaluation.task import image_of
 from vistune.files import parse_json, read_json, read_jsonl
+from vistune.notebook import html_table
 from vistune.types import ImageRef, Message, Part, Question, Sample
 
 FEW = 3  # figures that a table shows of a task without headlines
@@ -120,7 +121,7 @@ class TaskComparison:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """Several models on the same tasks.
 
@@ -145,6 +146,19 @@ class Comparison:
             "published": {name: {"source": source} for name, source in self.sources.items()},
             "tasks": [task.to_dict() for task in self.tasks],
         }
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(task.task for task in self.tasks)
+        return f"Comparison(models={', '.join(self.models)}; tasks={tasks})"
+
+    def _repr_html_(self) -> str:
+        from vistune.evaluation.comparison_tables import figures_tables
+
+        tables = []
+        for figures in figures_tables(self):
+            rows = [(model, *cells) for model, cells in figures.rows.items()]
+            tables.append(html_table(rows, ("", *figures.columns), f"{figures.task}, {figures.count:,} questions"))
+        return "".join(tables)
 
 
 def labels_of(models: Sequence[Path]) -> list[str]:

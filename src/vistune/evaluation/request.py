@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -19,7 +20,7 @@ class ModelOptions:
 class EvaluationOptions(TypedDict, total=False):
     """Keyword arguments of `vistune.evaluate`: the fields of `EvaluationRequest` and `ModelOptions`."""
 
-    out: Path | None
+    out: str | PathLike[str] | None
     name: str | None
     limit: int | None
     blind_limit: int | None
@@ -36,7 +37,7 @@ class EvaluationOptions(TypedDict, total=False):
 class AnswerOptions(TypedDict, total=False):
     """Keyword arguments of `vistune.answer`: the optional fields of `AnswerRequest`, and those of `ModelOptions`."""
 
-    images: Path | None
+    images: str | PathLike[str] | None
     max_tokens: int
     again: bool
     device: str

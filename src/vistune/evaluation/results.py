@@ -14,6 +14,7 @@ import numpy as np
 
 from vistune.evaluation.conditions import CONDITIONS
 from vistune.evaluation.task import Benchmark, Reply, TaskScore, image_of
+from vistune.notebook import html_table
 from vistune.records import UnreadField
 from vistune.types import Question
 
@@ -115,7 +116,7 @@ class GroupResult:
         return {**{name: estimate.to_dict() for name, estimate in self.accuracy.items()}, "majority": self.majority}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EvaluationResult:
     """The figures of a model on a task.
 
@@ -167,6 +168,14 @@ class EvaluationResult:
         """The number of questions."""
         return self.score.count
 
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name}={value:.2f}" for name, value in self.metrics.items())
+        return f"EvaluationResult({self.task!r}, {self.count} questions{', ' if figures else ''}{figures})"
+
+    def _repr_html_(self) -> str:
+        headers = ("", "value", "95 % interval")
+        return html_table(_table_rows(self), headers, f"{self.task}, {self.count} questions")
+
     def to_dict(self) -> dict[str, object]:
         """Return what `evaluate --json` prints."""
         tree: dict[str, object] = {"task": self.task, **self.score.to_dict()}
@@ -187,6 +196,22 @@ class EvaluationResult:
         tree |= {"model": self.model, "asked_with": dict(self.asked_with)}
         tree["unread_fields"] = [field.to_dict() for field in self.unread_fields]
         return tree | ({"left_out": dict(self.left_out)} if self.left_out else {})
+
+
+def _table_rows(result: EvaluationResult) -> list[tuple[str, str, str]]:
+    """Return name, value and interval of each figure."""
+    rows = [(name, f"{value:.2f}", "") for name, value in result.metrics.items()]
+    for condition, interval in result.intervals.items():
+        shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}" if interval.has_interval else TOO_FEW_IMAGES
+        rows.append((f"accuracy {condition.replace('_', ' ')}", f"{100 * interval.value:.1f} %", shown))
+    if result.majority is not None:
+        rows.append(("most frequent answer", f"{100 * result.majority:.1f} %", ""))
+    if result.gap is not None:
+        rows.append(("gain from the image", f"{100 * result.gap.difference.value:.1f} points", result.gap.words))
+    for condition, change in result.changed.items():
+        name = f"answers changed {condition.replace('_', ' ')}"
+        rows.append((name, f"{100 * change.share.value:.1f} %", change.words))
+    return rows + [(condition.replace("_", " "), "not asked", reason) for condition, reason in result.left_out.items()]
 
 
 def _to_dicts(values: Mapping[str, Estimate | Change | GroupResult]) -> dict[str, object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TypedDict
 
@@ -36,9 +37,9 @@ class ScoreOptions(TypedDict, total=False):
     """Keyword arguments of `vistune.score`: the optional fields of `ScoreRequest`."""
 
     parse: str
-    submission: Path | None
+    submission: str | PathLike[str] | None
     judge: Endpoint | None
-    judgements: Path | None
+    judgements: str | PathLike[str] | None
     opinions: int
     match: str | None
 

@@ -8,9 +8,11 @@ from vistune.generation.engine import Engine, generate
 from vistune.generation.fields import read_data_url
 from vistune.generation.messages import alternate_turns, read_messages
 from vistune.generation.sampling import GREEDY, Sampling
+from vistune.generation.shown import Answer
 
 __all__ = [
     "GREEDY",
+    "Answer",
     "Assistant",
     "AttentionMaps",
     "Engine",

@@ -14,36 +14,58 @@ from torch import Tensor
 from vistune.generation.engine import Engine
 from vistune.generation.messages import read_messages, require_question
 from vistune.generation.sampling import GREEDY, Sampling
+from vistune.generation.shown import Answer
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor, collate
-from vistune.types import Completion, Example, ImageRef, Message, Part, Sample
+from vistune.types import Example, ImageRef, Message, Part, Sample
 
 MessageLike = Mapping[str, Any] | BaseModel | Message
 ImageLike = str | Path | Image.Image
 
 
 class Assistant:
-    """A model with its processor and an engine."""
+    """A model with its processor and an engine.
 
-    def __init__(self, model: VisionLanguageModel, processor: Processor) -> None:
+    Attributes:
+        model: The model, a `torch.nn.Module`.
+        processor: Converts conversations to tensors.
+        engine: Generates answers, several at the same time.
+        source: The folder that was loaded; empty for a model in memory.
+    """
+
+    def __init__(self, model: VisionLanguageModel, processor: Processor, source: str = "") -> None:
         self.model = model
         self.processor = processor
         self.engine = Engine(model, processor)
+        self.source = source
+
+    def __repr__(self) -> str:
+        number = sum(parameter.numel() for parameter in self.model.parameters())
+        first = next(self.model.parameters())
+        dtype = str(first.dtype).removeprefix("torch.")
+        return f"Assistant({self.source!r}, {number:,} parameters, {dtype} on {first.device})"
 
     def ask(self, image: ImageLike | None, question: str, *, max_tokens: int = 256, sampling: Sampling = GREEDY) -> str:
         """Answer one question about one image, or without an image."""
         return self.chat(_one_turn(image, question), max_tokens=max_tokens, sampling=sampling).text
 
-    def chat(
-        self, messages: Sequence[MessageLike], *, max_tokens: int = 256, sampling: Sampling = GREEDY
-    ) -> Completion:
+    def chat(self, messages: Sequence[MessageLike], *, max_tokens: int = 256, sampling: Sampling = GREEDY) -> Answer:
         """Give the model's next message in a conversation that ends with the user's.
 
         `messages` are OpenAI-style or ours; `read_messages` brings them into alternating turns. Raises DataError with
-        the field of a message that cannot be read.
+        the field of a message that cannot be read. A notebook shows the answer with its images and attention map.
         """
-        prompt = self.processor.encode_prompt(_question(messages))
-        return self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling).result()
+        turns = _question(messages)
+        prompt = self.processor.encode_prompt(turns)
+        completion = self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling).result()
+        return Answer(
+            completion.text,
+            completion.finish_reason,
+            completion.prompt_tokens,
+            completion.completion_tokens,
+            tuple(turns),
+            self,
+        )
 
     def stream(
         self,

@@ -16,6 +16,7 @@ from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.language import attention_for, quantization, ready
 from vistune.model.lora import misfits
 from vistune.model.peft_folder import LazyTensor
+from vistune.model.quiet import without_bars
 from vistune.model.shapes import ConfigLike, LanguageConfig, VisionConfig
 from vistune.model.tower_shape import tower_class
 from vistune.model.trial import require_supported
@@ -131,6 +132,7 @@ class PartSettings:
     meta: bool = False
 
 
+@without_bars()
 def load_part(
     kind: type[PreTrainedModel], config: ConfigLike, tensors: Mapping[str, LazyTensor], settings: PartSettings
 ) -> nn.Module:

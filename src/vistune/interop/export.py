@@ -36,6 +36,7 @@ from vistune.interop.writers import ExportedModel, write_hf, write_original
 from vistune.model import VisionLanguageModel
 from vistune.model.part_adapters import merge_parts
 from vistune.model.peft_folder import LazyTensor
+from vistune.model.quiet import without_bars
 from vistune.registry import guess
 from vistune.runs import checkpoint
 from vistune.types import Spec
@@ -270,6 +271,7 @@ def named_by_kind(folder: str) -> str:
     return folder if "clip" in folder else f"clip_{folder}"
 
 
+@without_bars()
 def probe_written(
     folder: Path, layout: str, base: str | None, dtype: torch.dtype, device: str
 ) -> dict[str, ProbeResult]:

@@ -52,8 +52,10 @@ def load(
     precision = resolve_dtype(dtype, device)
     path = Path(model)
     if is_vistune_folder(path):
-        return Assistant(*checkpoint.load(find_model(path), device=device, dtype=precision, quantize=quantize))
-    return Assistant(*layouts.load(path, device=device, dtype=precision, quantize=quantize, template=template))
+        loaded = checkpoint.load(find_model(path), device=device, dtype=precision, quantize=quantize)
+    else:
+        loaded = layouts.load(path, device=device, dtype=precision, quantize=quantize, template=template)
+    return Assistant(*loaded, source=str(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from vistune.errors import CheckpointError, RecipeError, some
 from vistune.model.attention import NAME, attending, register
 from vistune.model.cache import KVCache, Prefill
 from vistune.model.head import Head, LogitRule
+from vistune.model.quiet import without_bars
 from vistune.model.rotary import document_lengths, lengths_of, rotate_by_document
 from vistune.model.shapes import LanguageConfig
 from vistune.model.trial import decoder_of, language_traits, require_supported
@@ -93,6 +94,7 @@ def text_config(config: LanguageConfig, source: str) -> LanguageConfig:
     return text
 
 
+@without_bars()
 def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False) -> nn.Module:
     """Load the causal LM of a folder or hub name.
 

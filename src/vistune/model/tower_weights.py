@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from vistune.errors import RecipeError
+from vistune.model.quiet import without_bars
 from vistune.model.shapes import VisionConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def read_weights(
     return tower, missing
 
 
+@without_bars()
 def _read_as(
     kind: type[PreTrainedModel], source: str, config: VisionConfig, *, inside: bool, **settings: Any
 ) -> tuple[PreTrainedModel, list[str]]:

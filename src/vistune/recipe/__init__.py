@@ -1,6 +1,6 @@
 """Recipes: one frozen, validated description of a run, read from YAML with dotted overrides."""
 
-from vistune.recipe.reading import dump, known_recipes, load_recipe, source_of, validate
+from vistune.recipe.reading import dump, known_recipes, load_recipe, source_of, validate, with_overrides
 from vistune.recipe.schema import (
     TOWERS,
     DataSource,
@@ -32,4 +32,5 @@ __all__ = [
     "load_recipe",
     "source_of",
     "validate",
+    "with_overrides",
 ]

@@ -75,6 +75,15 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return validate(tree, source)
 
 
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a checked copy of a recipe with `key.path=value` overrides."""
+    tree = parse_yaml(dump(recipe), recipe.name)
+    assert isinstance(tree, dict)
+    for override in overrides:
+        set_key(tree, override)
+    return validate(tree, recipe.name)
+
+
 def validate(tree: JsonValue, source: str) -> Recipe:
     """Check a recipe's plain values. `source` names the recipe in errors."""
     refuse_secrets(tree, source)

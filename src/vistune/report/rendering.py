@@ -21,7 +21,7 @@ from vistune.errors import DataError
 from vistune.files import write_atomic
 from vistune.records.image_files import DAMAGE, FORMATS, LARGEST_PIXELS
 from vistune.report.plots import drawable
-from vistune.translations import catalogue
+from vistune.translations import catalogue, translate
 
 SIDE = 256  # pixels of the longer side of a thumbnail
 COLORS = ("#4e9bff", "#ffb000", "#33d17a", "#ff6b6b", "#c792ea", "#00d4d4", "#f9f871", "#ff8ad8")  # of boxes
@@ -57,7 +57,7 @@ def render(template: str, labels: Labels, **values: object) -> str:
 
 
 def write_page(path: Path, template: str, name: str, title: str, language: str, sections: Mapping[str, Any]) -> Path:
-    """Render a template that extends page.html.j2, and write the page; sections that are None are left out."""
+    """Render a template that extends page.html.j2, and write the page; sections that are None are omitted."""
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: no such folder", "name the folder that train, quickstart or generate wrote")
     labels = labels_of(language)
@@ -67,7 +67,9 @@ def write_page(path: Path, template: str, name: str, title: str, language: str, 
 
 def translated(text: object, labels: Labels) -> str:
     """Return a name or sentence from a file in the page's language; unknown ones unchanged."""
-    return str(labels["words"].get(str(text), str(text).replace("_", " ")))
+    name = str(text)
+    known = labels["words"].get(name) or (translate(name) if labels is labels_of("ko") else None)
+    return str(known or name.replace("_", " "))
 
 
 def drawn_text(text: str, labels: Labels, fallback: str) -> str:

@@ -26,6 +26,7 @@ from vistune.model.language import load_language, unwrap
 from vistune.model.lora import has_adapters, with_empty_adapters
 from vistune.model.part_adapters import inner_adapters, load_inner, plain_state, settings_of
 from vistune.model.peft_folder import read_adapters
+from vistune.model.quiet import without_bars
 from vistune.processor import Processor
 from vistune.recipe import TOWERS, Recipe, dump, source_of
 
@@ -90,6 +91,7 @@ def _own_state(module: nn.Module) -> State:
     return state
 
 
+@without_bars()
 def save(
     folder: Path,
     model: VisionLanguageModel,
@@ -206,6 +208,7 @@ def _adapters_of(model: VisionLanguageModel) -> dict[str, Any]:
         "format": FORMAT, **adapter}  # fmt: skip
 
 
+@without_bars()
 def save_language(model: VisionLanguageModel, folder: Path) -> None:
     """Write the language model without its adapters, in transformers' layout."""
     unwrap(model.language).save_pretrained(folder, state_dict=language_state(model))

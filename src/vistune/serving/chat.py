@@ -1,4 +1,4 @@
-"""Chat with a model in a terminal, in English or Korean (`chat.ko.json`).
+"""Chat with a model in a terminal, in English or Korean.
 
 A line is a command or a question. Answers are streamed to stdout. An error is one line, and the chat continues.
 """
@@ -19,7 +19,7 @@ from vistune.files import write_atomic
 from vistune.generation import Assistant, Sampling
 from vistune.processor import open_image
 from vistune.serving.keyboard import Keyboard, paths_in
-from vistune.translations import catalogue
+from vistune.translations import in_language
 from vistune.types import ImageRef, Message
 
 MAX_TOKENS = 1024  # per answer
@@ -29,7 +29,7 @@ class ChatSession:
     """One conversation: its messages, the images for the next question, and the sampling temperature."""
 
     def __init__(self, assistant: Assistant, keyboard: Keyboard, *, language: str = "en") -> None:
-        self.texts = catalogue("serving/chat", language)
+        self.language = language
         self.assistant = assistant
         self.keyboard = keyboard
         self.messages: list[Message] = []
@@ -40,7 +40,7 @@ class ChatSession:
 
     def text(self, english: str) -> str:
         """Return a text in the user's language."""
-        return str(self.texts.get(english, english))
+        return in_language(english, self.language)
 
     def note(self, english: str, **values: object) -> None:
         """Print a line of the program itself in the user's language."""
@@ -199,7 +199,7 @@ def run_line(session: ChatSession) -> bool:
     except UnicodeError:
         session.note("this line is not UTF-8 text")
     except VistuneError as error:
-        keyboard.note(str(error))
+        keyboard.note(session.text(str(error)))
     except (MemoryError, torch.OutOfMemoryError):
         session.note("out of memory. Fix: shorten the conversation with /reset, or remove the images too (/reset all)")
     return True

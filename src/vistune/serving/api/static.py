@@ -14,6 +14,7 @@ from PIL import Image
 from vistune.grounding import Scene, ask
 from vistune.scenes import render, scenes_of
 from vistune.serving.api.run_samples import RunSample
+from vistune.translations import catalogue
 
 FOLDER = Path(__file__).parents[1] / "page"
 TYPES = {
@@ -28,7 +29,8 @@ SAMPLE_SCENES = {3: "colour", 10: "count", 0: "detail"}  # number of the scene -
 DETAIL = {"en": "Describe the picture in detail.", "ko": "이 그림을 빠짐없이 설명해 주세요."}
 SAMPLES = "/page/samples.json"
 SAMPLE_IMAGES = tuple(f"/page/sample-{number}.png" for number in range(len(SAMPLE_SCENES)))
-PATHS = frozenset({*FILES, SAMPLES, *SAMPLE_IMAGES})
+KOREAN = "/page/words.ko.json"  # made from the catalogue
+PATHS = frozenset({*FILES, KOREAN, SAMPLES, *SAMPLE_IMAGES})
 SIDE = 384  # pixels; scenes are drawn small, and a browser would blur them
 SEED = 8
 POLICY = (
@@ -52,7 +54,8 @@ def contents(own: tuple[RunSample, ...] | None = None) -> Mapping[str, tuple[str
         own: For a model that knows the built-in scenes only: the samples that it answered correctly.
     """
     files = {path: (TYPES[Path(name).suffix], (FOLDER / name).read_bytes()) for path, name in FILES.items()}
-    return {**files, **(_samples() if own is None else _own_samples(own))}
+    korean = json.dumps(catalogue("serving/page/words", "ko"), ensure_ascii=False).encode()
+    return {**files, KOREAN: (TYPES[".json"], korean), **(_samples() if own is None else _own_samples(own))}
 
 
 def _own_samples(own: Sequence[RunSample]) -> dict[str, tuple[str, bytes]]:
