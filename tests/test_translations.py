@@ -8,7 +8,7 @@ import pytest
 
 from vistune.errors import RecipeError
 from vistune.files import read_json
-from vistune.translations import FOLDER, LANGUAGES, PAGES, catalogue, in_language, korean_texts, translate
+from vistune.translations import FOLDER, LANGUAGES, PAGES, PLACEHOLDER, catalogue, in_language, korean_texts, translate
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -57,3 +57,13 @@ def test_one_term_per_concept() -> None:
     others = {"표본", "훈련", "상태점", "손실값", "주의의", "그림", "어디를 보았나", "명시하세요", "지정해 주세요"}
     found = {text: term for text in korean_texts().values() for term in others if term in text}
     assert {text: term for text, term in found.items() if not re.search("--|그림자", text)} == {}
+
+
+def test_every_template_translates_its_own_message() -> None:
+    """A template with little text of its own, such as `{name} is not known`, matches messages of others too."""
+
+    def filled(text: str) -> str:
+        return PLACEHOLDER.sub(r"<\1>", text)
+
+    for template, translation in korean_texts().items():
+        assert in_language(filled(template), "ko") == filled(translation)

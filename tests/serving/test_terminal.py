@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from reference import Bench
-from terminal_keys import BACKSPACE, CHAT, CTRL_D, ECHO, TAB, UP, Terminal
+from terminal_keys import ALT_ENTER, BACKSPACE, CHAT, CTRL_C, CTRL_D, ECHO, PASTE, TAB, UP, Terminal
 
 from vistune.api import check_data
 from vistune.cli.model import chat as chat_verb
-from vistune.errors import DataError
+from vistune.errors import DataError, VistuneError
 from vistune.generation import Assistant
 from vistune.recipe import DataSource, Model, Recipe, Stage
 from vistune.runs import checkpoint
 from vistune.serving import chat as terminal
-from vistune.serving.chat import COMMANDS, ChatSession, chat
+from vistune.serving.chat import COMMANDS, KEYS, ChatSession, chat
 from vistune.serving.keyboard import Keyboard, printable
 from vistune.translations import korean_texts
 
@@ -48,50 +48,103 @@ def images(tmp_path: Path) -> Path:
 
 def test_a_conversation_in_a_terminal(model: Path, images: Path, tmp_path: Path) -> None:
     with Terminal(CHAT, "chat", model, "--image", images / "b.png", VISTUNE_CACHE=str(tmp_path)) as terminal:
-        terminal.until("[b.png, 32x32, 0 kB]")
-        terminal.until("> ")
+        terminal.until(f"loading {model}", "[b.png, 32x32, 0 kB]")
+        terminal.until_prompt()
         terminal.press(f"/image '{images}/빨강 그림.png' {images}/broken.png\r")
         terminal.until("broken.png: ")
-        terminal.press(f"/image {images}/빨강 그림.png\r")
-        terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 images are in the conversation")
-        terminal.until("> ")
+        terminal.until_prompt()
+        terminal.press(f"/image {images}/빨{TAB}\r")
+        terminal.until("[빨강 그림.png, 60x40, 0 kB]", "[2 images are in the conversation")
+        terminal.until_prompt()
         terminal.press("/temperature 0\r")  # the same answer each time, and a long one
-        terminal.until("[temperature 0]\r\n> ")
+        terminal.until("[temperature 0]")
+        terminal.until_prompt()
         terminal.press("그림에 무엇이 있나요?\r")
-        terminal.until("있나요?\r\n")
+        terminal.until("있나요?")
         terminal.more()  # the answer has begun
-        terminal.interrupt("[stopped]\r\n> ")
-        terminal.press("/temperature warm\r")
-        terminal.until("/temperature warm: not a number")
-        terminal.until("> ")
-        terminal.press(UP + BACKSPACE * 4 + "0.5\r")
-        terminal.until("[temperature 0.5]\r\n> ")
+        terminal.press("다음 질문은 ")  # and is not mixed with this
+        terminal.press(CTRL_C)
+        terminal.until("[stopped]", "> 다음 질문은")
+        terminal.press("몇 개인가요?")
+        terminal.until("> 다음 질문은 몇 개인가요?")
+        terminal.press(CTRL_C)
+        terminal.until_prompt()
+        terminal.press(CTRL_C)
+        terminal.until("To leave, press Ctrl-D or write /quit.")
+        terminal.until_prompt()
+        terminal.press("/edit\r")
+        terminal.until("> 그림에 무엇이 있나요?")
+        terminal.press(BACKSPACE * 3 + "을까요?\r")
+        terminal.until("> 그림에 무엇이 있을까요?")
+        terminal.more()
+        terminal.press(CTRL_C)
+        terminal.until("[stopped]")
+        terminal.until_prompt()
+        terminal.press(f"/save {images}/said.jsonl\r")
+        terminal.until("[saved to")
         terminal.press(CTRL_D)
-        code, rest = terminal.end()
+        code, screen = terminal.end()
     assert code == 0
-    assert "Traceback" not in rest
+    assert "Traceback" not in screen
+    assert screen.count("다음 질문은") == 1
+    question, answer = json.loads((images / "said.jsonl").read_text(encoding="utf-8"))["messages"]
+    parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "그림에 무엇이 있을까요?"}]
+    assert (question["content"], answer["role"]) == (parts, "assistant")
 
 
 @pytest.mark.parametrize("language", ["C", "C.UTF-8"])
 def test_lines_are_edited_by_letters_and_remembered(language: str, tmp_path: Path) -> None:
     history = tmp_path / "chat_history"
-    history.write_text("지난번\n", encoding="utf-8")
+    history.write_text("\n# a day\n+지난번\n", encoding="utf-8")
     history.chmod(0o644)
     (tmp_path / "그림.png").touch()
+    (tmp_path / "그림.txt").touch()
     with Terminal(ECHO, VISTUNE_CACHE=str(tmp_path), LC_ALL=language) as terminal:
-        terminal.until("> ")
+        terminal.until_prompt()
         terminal.press("안녕하세요" + BACKSPACE * 3 + "\r")
-        terminal.until("<안녕>\r\n> ")
+        terminal.until("<안녕>")
+        terminal.until_prompt()
         terminal.press(UP + UP + "\r")
-        terminal.until("<지난번>\r\n> ")
+        terminal.until("<지난번>")
+        terminal.until_prompt()
         terminal.press("half a line")
-        terminal.until("half a line")
-        terminal.interrupt("<stopped>")
-        terminal.until("> ")
+        terminal.until("> half a line")
+        terminal.press(CTRL_C)
+        terminal.until("<stopped>")
+        terminal.until_prompt()
         terminal.press("/im" + TAB + f"{tmp_path}/그" + TAB + "\r")
         terminal.until(f"</image {tmp_path}/그림.png>")
     assert history.stat().st_mode & 0o777 == 0o600
-    assert history.read_text(encoding="utf-8").splitlines()[:3] == ["지난번", "안녕", "지난번"]
+    lines = [line for line in history.read_text(encoding="utf-8").splitlines() if line.startswith("+")]
+    assert lines == ["+지난번", "+안녕", "+지난번", f"+/image {tmp_path}/그림.png"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "lines"),
+    [
+        (PASTE.format("one\ntwo\r\nthree") + "\r", ("<one", "two", "three>")),
+        (f"one{ALT_ENTER}two\r", ("<one", "two>")),
+        ('"""one\rtwo"""\r', ("<one", "two>")),
+    ],
+)
+def test_several_lines_are_one_question(keys: str, lines: tuple[str, ...], tmp_path: Path) -> None:
+    with Terminal(ECHO, VISTUNE_CACHE=str(tmp_path)) as terminal:
+        terminal.until_prompt()
+        terminal.press(keys)
+        terminal.until(*lines)
+        terminal.until_prompt()
+        terminal.press(UP + "\r")  # the history keeps them together
+        terminal.until(*lines)
+
+
+def test_a_block_in_a_pipe_is_one_question(talk: ChatSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO('"""\none\n\ntwo\n"""\nthree\n"""four\n'))
+    keyboard = Keyboard()
+    assert [keyboard.read("> "), keyboard.read("> ")] == ["one\n\ntwo", "three"]
+    with pytest.raises(DataError, match="does not end"):
+        keyboard.read("> ")
+    with pytest.raises(EOFError):
+        keyboard.read("> ")
 
 
 def test_a_pipe_gives_answers_alone_on_stdout(model: Path, images: Path) -> None:
@@ -161,6 +214,38 @@ def test_a_saved_conversation_is_data(talk: ChatSession, images: Path) -> None:
             talk.take(f"/save {refused}".strip())
 
 
+def test_the_last_question_is_asked_again_in_its_place(talk: ChatSession, images: Path) -> None:
+    with pytest.raises(DataError, match="no earlier question"):
+        talk.take("/retry")
+    talk.take("First?")
+    talk.take(f"/image {images}/b.png")
+    talk.take("What?")
+    first, answer, question, _ = talk.messages
+    talk.take("/temperature 1.5")
+    talk.take(f"/image '{images}/빨강 그림.png'")
+    talk.take("/retry")
+    assert talk.messages[:3] == [first, answer, question]
+    talk.take("/edit Where?")
+    assert [message.text for message in talk.messages[:3:2]] == ["First?", "Where?"]
+    assert talk.messages[2].images == question.images
+    assert (len(talk.messages), len(talk.images)) == (4, 1)  # the new image waits for the next question
+    with pytest.raises(DataError, match="write /edit QUESTION"):
+        talk.take("/edit")
+    talk.take("/reset")
+    with pytest.raises(DataError, match="no earlier question"):
+        talk.take("/edit Where?")
+
+
+def test_an_answer_that_fails_leaves_the_earlier_one(talk: ChatSession) -> None:
+    talk.take("What?")
+    before = list(talk.messages)
+    with pytest.raises(VistuneError, match="shorten"):
+        talk.take(f"/edit {'가' * 2000}")
+    assert talk.messages == before
+    talk.take("/retry")
+    assert talk.messages[0] == before[0]
+
+
 @pytest.mark.parametrize(
     "line", ["/nothing", "/image", "/image 'a", "/reset some", "/temperature -1", "/temperature nan", "/save"]
 )
@@ -215,4 +300,5 @@ def test_every_word_of_the_terminal_has_its_korean() -> None:
     noted = set(re.findall(r'(?:session|self)\.note\(\s*"([^"]+)"', source)) | {
         command.about for command in COMMANDS.values()
     }
+    noted |= set(KEYS.values())
     assert noted <= set(korean_texts())

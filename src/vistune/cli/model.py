@@ -143,6 +143,7 @@ def chat(
 ) -> None:
     """Chat with a model in the terminal. Only answers are printed on stdout."""
     loading = api.LoadOptions(device=device, dtype=dtype, quantize=quantize)
+    print_message(f"loading {model} …")
     api.chat(model, images=image or (), language=current_language(), **loading)
 
 

@@ -18,7 +18,8 @@ from vistune.errors import DataError, VistuneError
 from vistune.files import write_atomic
 from vistune.generation import Assistant, Sampling
 from vistune.processor import open_image
-from vistune.serving.keyboard import Keyboard, paths_in
+from vistune.records.image_files import SUFFIXES
+from vistune.serving.keyboard import BLOCK, Keyboard, paths_in
 from vistune.translations import in_language
 from vistune.types import ImageRef, Message
 
@@ -37,6 +38,8 @@ class ChatSession:
         self.system: str | None = None
         self.temperature = 0.0
         self.answers = 0
+        self.last: Message | None = None  # the last question, also if it got no answer
+        self.draft = ""  # the text of the next prompt, to be edited
 
     def text(self, english: str) -> str:
         """Return a text in the user's language."""
@@ -57,22 +60,58 @@ class ChatSession:
             raise DataError(f"{name}: no such command", "see /help")
 
     def ask(self, question: str) -> None:
+        """Stream the answer to a question about the images that wait for it."""
+        self._answer(Message("user", (*self.images, question)))
+
+    def retry(self, _: str) -> None:
+        """Answer the last question again, in place of its answer."""
+        self._answer_again(self._last_question())
+
+    def edit(self, text: str) -> None:
+        """Ask the last question with another text, in place of it; without a text, put it at the next prompt."""
+        question = self._last_question()
+        if text:
+            self._answer_again(Message("user", (*question.images, text)))
+        elif self.keyboard.is_typed:
+            self.draft = "\n".join(part for part in question.parts if isinstance(part, str))
+        else:
+            raise DataError("/edit needs the new question", "write /edit QUESTION")
+
+    def _last_question(self) -> Message:
+        if self.last is None:
+            raise DataError("there is no earlier question in this conversation", "ask something first")
+        return self.last
+
+    def _answer_again(self, question: Message) -> None:
+        """Answer in place of the last question and its answer. If there is no new answer, they stay."""
+        messages, last = self.messages, self.last
+        if len(messages) > 1 and messages[-2] is last:
+            self.messages = messages[:-2]
+        count = len(self.messages)
+        try:
+            self._answer(question)
+        finally:
+            if len(self.messages) == count:
+                self.messages, self.last = messages, last
+
+    def _answer(self, question: Message) -> None:
         """Stream the answer. An interrupted answer is kept as it is; if there is none, the question is dropped."""
-        message = Message("user", (*self.images, question))
-        prompt = self.assistant.processor.encode_prompt([*self._system_messages(), *self.messages, message])
+        self.last = question
+        prompt = self.assistant.processor.encode_prompt([*self._system_messages(), *self.messages, question])
         sampling = Sampling(temperature=self.temperature, seed=self.answers)
         answer = self.assistant.engine.submit(prompt, max_tokens=MAX_TOKENS, sampling=sampling)
         text = ""
         try:
-            for piece in answer:
-                text += piece
-                self.keyboard.say(piece)
+            with self.keyboard.answering():
+                for piece in answer:
+                    text += piece
+                    self.keyboard.say(piece)
         finally:
             answer.cancel()
             if text or answer.finish_reason == "stop":
                 self.keyboard.say("\n")
-                self.messages += [message, Message("assistant", (text,))]
-                self.images = []
+                self.messages = [*self.messages, question, Message("assistant", (text,))]
+                self.images = [image for image in self.images if image not in question.images]
                 self.answers += 1
         if answer.finish_reason == "length":
             self.note("[cut after {tokens} tokens]", tokens=answer.completion_tokens)
@@ -98,7 +137,7 @@ class ChatSession:
             raise DataError(f"/reset {scope}: unknown", "write /reset, or /reset all to remove the images too")
         earlier = [image for message in self.messages for image in message.images]
         self.images = [] if scope else [*earlier, *self.images]
-        self.messages = []
+        self.messages, self.last = [], None
         names = [image.source.name if isinstance(image.source, Path) else "?" for image in self.images]
         self.note("[new conversation; images: {names}]", names=", ".join(names) or self.text("none"))
 
@@ -128,8 +167,8 @@ class ChatSession:
         """List the commands and the keys."""
         for command in COMMANDS.values():
             self.keyboard.note(f"  {command.form:<{WIDTH}}  {self.text(command.about)}")
-        keys = "Ctrl-C stops an answer, Ctrl-D quits, the arrow keys recall earlier lines, Tab completes"
-        self.keyboard.note(f"  {self.text(keys)}")
+        for form, about in KEYS.items():
+            self.keyboard.note(f"  {form:<{WIDTH}}  {self.text(about)}")
 
     def quit(self, _: str) -> None:
         """End the chat."""
@@ -146,10 +185,13 @@ class Command:
     form: str
     about: str
     run: Callable[[ChatSession, str], None]
+    files: tuple[str, ...] = ()  # endings of the files that Tab completes
 
 
 COMMANDS: Mapping[str, Command] = {
-    "/image": Command("/image FILE …", "put images before the next question", ChatSession.show),
+    "/image": Command("/image FILE …", "put images before the next question", ChatSession.show, SUFFIXES),
+    "/retry": Command("/retry", "answer the last question again", ChatSession.retry),
+    "/edit": Command("/edit [QUESTION]", "change the last question and ask it again", ChatSession.edit),
     "/reset": Command("/reset [all]", "start a new conversation; all: remove the images too", ChatSession.reset),
     "/system": Command(
         "/system [TEXT]", "set the system message; empty = that of the template", ChatSession.set_system
@@ -157,9 +199,19 @@ COMMANDS: Mapping[str, Command] = {
     "/temperature": Command(
         "/temperature [N]", "set the sampling temperature; 0 = greedy", ChatSession.set_temperature
     ),
-    "/save": Command("/save FILE", "save the conversation as .md to read or .jsonl to train on", ChatSession.save),
+    "/save": Command(
+        "/save FILE", "save the conversation as .md to read or .jsonl to train on", ChatSession.save, ("",)
+    ),
     "/help": Command("/help", "show this list", ChatSession.help),
     "/quit": Command("/quit", "quit (also Ctrl-D)", ChatSession.quit),
+}
+KEYS = {
+    "Ctrl-C": "stop an answer, or clear the line",
+    "Ctrl-D": "quit",
+    "Tab": "complete a command or the path of an image",
+    "Up": "recall an earlier line",
+    "Alt-Enter": "begin a new line",
+    BLOCK: "begin and end a question of several lines",
 }
 WIDTH = max(len(command.form) for command in COMMANDS.values())
 
@@ -168,7 +220,7 @@ def chat(
     assistant: Assistant, *, images: Sequence[Path] = (), keyboard: Keyboard | None = None, language: str = "en"
 ) -> None:
     """Chat until the input ends or /quit; `language` (en or ko) is that of the program's own texts."""
-    keyboard = keyboard or Keyboard(list(COMMANDS))
+    keyboard = keyboard or Keyboard({name: command.files for name, command in COMMANDS.items()})
     session = ChatSession(assistant, keyboard, language=language)
     for path in images:
         keyboard.note(describe_image(path))
@@ -184,18 +236,24 @@ def chat(
 def run_line(session: ChatSession) -> bool:
     """Read one line and run it; return whether to continue."""
     keyboard = session.keyboard
+    draft, session.draft = session.draft, ""
     is_read = False
     try:
-        line = keyboard.read("> ")
+        line = keyboard.read("> ", draft)
         is_read = True
-        if line:
+        if line and draft and not line.startswith("/"):
+            session.edit(line)
+        elif line:
             session.take(line)
     except EOFError:
         return False
     except KeyboardInterrupt:
         if not keyboard.is_typed:
             raise
-        session.note("[stopped]" if is_read else "")
+        if is_read:
+            session.note("[stopped]")
+        elif keyboard.is_empty:
+            session.note("To leave, press Ctrl-D or write /quit.")
     except UnicodeError:
         session.note("this line is not UTF-8 text")
     except VistuneError as error:
