@@ -31,7 +31,7 @@ from vistune.generation.fields import FieldError
 from vistune.serving.api.static import PATHS
 
 if TYPE_CHECKING:
-    from vistune.serving.api.service import ServerMetrics
+    from vistune.serving.api.metrics import ServerMetrics
 
 logger = logging.getLogger("vistune.serving")
 PAGE_FILES = "/page/"  # scripts, styles and sample images of the page: logged only in debug mode
