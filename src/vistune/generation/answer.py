@@ -25,7 +25,7 @@ Listener = Callable[[str | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What an answer may contain, and what is reported with it.
+    """The form of an answer, and the numbers that are recorded with it.
 
     Attributes:
         grammar: Which tokens may come next; it belongs to this answer. Then only a token ends the answer, not the text

@@ -58,7 +58,7 @@ class TokenTexts:
         return frozenset(self.tokenizer.added_tokens_decoder)
 
     def bytes_of(self, token: int) -> bytes:
-        """Return the bytes that a token adds to a text; of a token without text, its name."""
+        """Return the bytes that a token adds to a text, or the name of a token without text."""
         piece = self.tokenizer.convert_ids_to_tokens([token])[0]
         if piece is None:  # logits beyond the vocabulary
             return b""

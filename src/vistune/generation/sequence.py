@@ -1,4 +1,4 @@
-"""A sequence of the running batch: its prompt, how it is sampled, and what was generated."""
+"""A sequence of the running batch: its prompt, its sampling, and the generated tokens."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RunningSequence:
         reused: Number of prompt tokens that were in the prefix cache.
         grammar: Which tokens may come next; None allows all.
         top_logprobs: How many likeliest tokens are recorded per step; None records nothing.
-        logprobs: What was recorded, an entry per generated token.
+        logprobs: The recorded entries, one per generated token.
     """
 
     prompt: Prompt
@@ -100,7 +100,7 @@ class RunningSequence:
         return SamplingState(self.sampling, self.rng, context, allowed)
 
     def record(self, logits: Tensor, token: int) -> None:
-        """Record the log probabilities of the next token from its logits (vocabulary,), if they are wanted."""
+        """Record the log probabilities of the next token from its logits (vocabulary,), if they are requested."""
         if self.top_logprobs is not None:
             # A step that failed and is repeated has left an entry.
             self.logprobs[len(self.tokens) :] = [token_logprobs(logits, token, self.top_logprobs)]

@@ -43,7 +43,7 @@ class TextStream:
         self._style = style
         self._stop = tuple(stop)
         self._ends = tuple(filter(None, (*stop, processor.stop_text if style.ends_by_text else "")))
-        # Of a continuation, a SentencePiece tokenizer must not take the first space for its own.
+        # A SentencePiece tokenizer must not take the first space of a continuation for its own.
         self._before = [] if style.is_stripped else processor.plain_tokens
         self._window = list(self._before)
         self._window_text = self._decode(self._window) if self._window else ""

@@ -28,7 +28,7 @@ class AnswerSettings:
 
     Attributes:
         count: Answers per prompt. They differ in their seeds.
-        output: What each answer may contain; each answer gets a copy of the grammar.
+        output: The form of each answer; each answer gets a copy of the grammar.
         format_param: The request's field from which the grammar comes.
     """
 

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vistune.serving")
 PAGE_FILES = "/page/"  # scripts, styles and sample images of the page: logged only in debug mode
 
-CHAT, ATTENTION = MODEL_PATHS = "/v1/chat/completions", "/v1/looks"  # paths whose requests use the model
+CHAT, ATTENTION = "/v1/chat/completions", "/v1/looks"
+COMPLETIONS, RESPONSES = "/v1/completions", "/v1/responses"
+MODEL_PATHS = (CHAT, ATTENTION, COMPLETIONS, RESPONSES)  # paths whose requests use the model
 OPEN_PATHS = PATHS | {"/health"}  # without a key: a browser has none before the page asks for it
 LONGEST_MESSAGE = 400  # characters
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

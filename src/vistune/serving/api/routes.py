@@ -17,13 +17,19 @@ from vistune.generation.fields import Body
 from vistune.serving.api import bodies, static
 from vistune.serving.api.attention_maps import attention_maps
 from vistune.serving.api.chat import EventStream, completion_body, stream_lines, whole_answers
-from vistune.serving.api.guard import ATTENTION, CHAT, Refusal, is_loopback, server_error
+from vistune.serving.api.completions import CompletionRequest, admit_completion, text_body, text_stream_lines
+from vistune.serving.api.guard import ATTENTION, CHAT, COMPLETIONS, MODEL_PATHS, Refusal, is_loopback, server_error
 from vistune.serving.api.schema import AttentionRequest, ChatRequest, unused_header
 from vistune.serving.api.service import ModelService
 
-METHODS = {CHAT: "POST", ATTENTION: "POST", "/v1/models": "GET", "/health": "GET", "/ready": "GET", "/metrics": "GET"}
+METHODS = {
+    **dict.fromkeys(MODEL_PATHS, "POST"),
+    "/v1/models": "GET",
+    "/health": "GET",
+    "/ready": "GET",
+    "/metrics": "GET",
+}
 OTHER_APIS = {  # paths of other APIs that clients may try -> the API's name
-    "/v1/completions": "the completions API",
     "/v1/responses": "the Responses API",
     "/v1/embeddings": "the embeddings API",
     "/v1/messages": "Anthropic's API",
@@ -76,7 +82,27 @@ def make_app(service: ModelService) -> FastAPI:
         finally:
             active.release()
 
+    add_completions(app, service)
     return app
+
+
+def add_completions(app: FastAPI, service: ModelService) -> None:
+    """Add the route that continues texts."""
+
+    @app.post(
+        COMPLETIONS,
+        openapi_extra=request_body(COMPLETIONS, CompletionRequest, service.name),
+        responses=responses(bodies.TextCompletion, streams=True),
+    )
+    async def completions(request: Request) -> Response:
+        active, asked = await admit_completion(service, request)
+        headers = unused_header(active.unused)
+        if asked.stream:
+            return EventStream(active, text_stream_lines(active, asked, request.state.request_id), headers)
+        try:
+            return JSONResponse(text_body(active, asked, await whole_answers(request, active)), headers=headers)
+        finally:
+            active.release()
 
 
 def add_error_handlers(app: FastAPI, service: ModelService) -> None:

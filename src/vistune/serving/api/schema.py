@@ -221,7 +221,7 @@ def refuse_stream_options(options: StreamOptions | None, stream: bool | None) ->
 
 
 def refuse_long_answer(name: str, tokens: int | None, limits: Limits) -> None:
-    """Raise FieldError if an answer may not have so many tokens."""
+    """Raise FieldError if an answer may not have this number of tokens."""
     if (tokens or 0) > limits.max_tokens:
         problem = f"above this server's limit of {limits.max_tokens} tokens"
         raise FieldError(name, problem, "lower it, or remove it")

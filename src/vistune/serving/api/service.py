@@ -154,11 +154,15 @@ class ModelService:
         prompt = await self.encoded(
             active, request.messages, lambda messages: hash_prompt(self.processor.encode_prompt(messages))
         )
+        self.refuse_long(prompt, "messages")
+        return prompt
+
+    def refuse_long(self, prompt: Prompt, param: str) -> None:
+        """Raise Refusal if a prompt leaves no room for an answer."""
         if len(prompt) >= self.engine.context:
             most = f"{self.engine.context:.0f}"
             message = f"the prompt has {len(prompt)} tokens, the model reads at most {most}; shorten it"
-            raise Refusal(400, message, code="context_length_exceeded", param="messages")
-        return prompt
+            raise Refusal(400, message, code="context_length_exceeded", param=param)
 
     async def encoded(
         self, active: ActiveRequest, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]
