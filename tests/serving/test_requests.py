@@ -454,7 +454,7 @@ def test_a_wrong_checksum_is_told_as_damage(served: Running) -> None:
         ("GET", "/models", 404, "its routes begin with /v1"),
         ("POST", "/chat/completions", 404, "its routes begin with /v1"),
         ("GET", "/v1/completions", 405, "/v1/completions takes POST"),
-        ("POST", "/v1/responses", 404, "the Responses API is not supported here; POST /v1/chat/completions"),
+        ("GET", "/v1/responses", 405, "/v1/responses takes POST"),
         ("POST", "/v1/embeddings", 404, "the embeddings API is not supported here; POST /v1/chat/completions"),
         ("POST", "/api/chat", 404, "Ollama's API is not supported here; POST /v1/chat/completions"),
         ("POST", "/api/generate", 404, "Ollama's API is not supported here; POST /v1/chat/completions"),

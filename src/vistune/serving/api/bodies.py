@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import (
+    Any,
     Literal,
     NotRequired,  # pydantic reads typing's own only from Python 3.12 on
 )
@@ -109,6 +110,62 @@ class TextCompletion(TypedDict):
     model: str
     choices: list[TextChoice]
     usage: NotRequired[Usage | None]
+
+
+ResponseStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class OutputText(TypedDict):
+    type: Literal["output_text"]
+    text: str
+    annotations: list[dict[str, Any]]
+    logprobs: list[TokenLogprob]
+
+
+class OutputMessage(TypedDict):
+    id: str
+    type: Literal["message"]
+    status: ResponseStatus
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class ReasoningDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class ResponseUsage(TypedDict):
+    input_tokens: int
+    input_tokens_details: PromptDetails
+    output_tokens: int
+    output_tokens_details: ReasoningDetails
+    total_tokens: int
+
+
+class ResponseBody(TypedDict):
+    """A response of the Responses API."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: ResponseStatus
+    error: None
+    incomplete_details: dict[str, str] | None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[OutputMessage]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    store: bool
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: str
+    tools: list[dict[str, Any]]
+    top_p: float
+    truncation: Literal["disabled"]
+    usage: ResponseUsage | None
 
 
 class AttentionView(TypedDict):

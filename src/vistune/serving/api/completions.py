@@ -28,8 +28,8 @@ from vistune.serving.api.schema import (
     FIELDS,
     MOST_LOGPROBS,
     UNSUPPORTED,
+    AnswerFields,
     ModelRequest,
-    SamplingFields,
     StreamOptions,
     field_errors,
     read_body,
@@ -54,7 +54,7 @@ Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS, fail_
 HANDLED = ("echo",)  # fields that this API has and a chat has not
 
 
-class CompletionRequest(ModelRequest, SamplingFields):
+class CompletionRequest(ModelRequest, AnswerFields):
     """A request of OpenAI's completions: a text, or several, that the model continues."""
 
     refused: ClassVar[Mapping[str, str]] = {

@@ -88,12 +88,12 @@ def image_refusal(error: DataError, param: str) -> Refusal:
     return Refusal(400, _with_hint(error), code="invalid_image", param=param)
 
 
-def conversation_refusal(error: VistuneError) -> Refusal:
-    """Return the error for a conversation that the template cannot render."""
+def conversation_refusal(error: VistuneError, path: str = "messages") -> Refusal:
+    """Return the error for a conversation, the field at `path`, that the template cannot render."""
     return (
         field_refusal(error)
         if isinstance(error, FieldError)
-        else field_refusal(FieldError("messages", error.message, error.hint))
+        else field_refusal(FieldError(path, error.message, error.hint))
     )
 
 

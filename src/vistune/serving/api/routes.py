@@ -18,7 +18,18 @@ from vistune.serving.api import bodies, static
 from vistune.serving.api.attention_maps import attention_maps
 from vistune.serving.api.chat import EventStream, completion_body, stream_lines, whole_answers
 from vistune.serving.api.completions import CompletionRequest, admit_completion, text_body, text_stream_lines
-from vistune.serving.api.guard import ATTENTION, CHAT, COMPLETIONS, MODEL_PATHS, Refusal, is_loopback, server_error
+from vistune.serving.api.guard import (
+    ATTENTION,
+    CHAT,
+    COMPLETIONS,
+    MODEL_PATHS,
+    RESPONSES,
+    Refusal,
+    is_loopback,
+    server_error,
+)
+from vistune.serving.api.responses import ResponseWriter, admit_response, response_events
+from vistune.serving.api.responses_schema import ResponsesRequest
 from vistune.serving.api.schema import AttentionRequest, ChatRequest, unused_header
 from vistune.serving.api.service import ModelService
 
@@ -30,7 +41,6 @@ METHODS = {
     "/metrics": "GET",
 }
 OTHER_APIS = {  # paths of other APIs that clients may try -> the API's name
-    "/v1/responses": "the Responses API",
     "/v1/embeddings": "the embeddings API",
     "/v1/messages": "Anthropic's API",
     "/api/chat": "Ollama's API",
@@ -83,7 +93,28 @@ def make_app(service: ModelService) -> FastAPI:
             active.release()
 
     add_completions(app, service)
+    add_responses(app, service)
     return app
+
+
+def add_responses(app: FastAPI, service: ModelService) -> None:
+    """Add the route of the Responses API."""
+
+    @app.post(
+        RESPONSES,
+        openapi_extra=request_body(RESPONSES, ResponsesRequest, service.name),
+        responses=responses(bodies.ResponseBody, streams=True),
+    )
+    async def create_response(request: Request) -> Response:
+        active, response_request = await admit_response(service, request)
+        headers = unused_header(active.unused)
+        if response_request.stream:
+            return EventStream(active, response_events(active, response_request, request.state.request_id), headers)
+        try:
+            (answer,) = await whole_answers(request, active)
+            return JSONResponse(ResponseWriter(active, response_request).body(answer), headers=headers)
+        finally:
+            active.release()
 
 
 def add_completions(app: FastAPI, service: ModelService) -> None:
@@ -95,12 +126,12 @@ def add_completions(app: FastAPI, service: ModelService) -> None:
         responses=responses(bodies.TextCompletion, streams=True),
     )
     async def completions(request: Request) -> Response:
-        active, asked = await admit_completion(service, request)
+        active, text_request = await admit_completion(service, request)
         headers = unused_header(active.unused)
-        if asked.stream:
-            return EventStream(active, text_stream_lines(active, asked, request.state.request_id), headers)
+        if text_request.stream:
+            return EventStream(active, text_stream_lines(active, text_request, request.state.request_id), headers)
         try:
-            return JSONResponse(text_body(active, asked, await whole_answers(request, active)), headers=headers)
+            return JSONResponse(text_body(active, text_request, await whole_answers(request, active)), headers=headers)
         finally:
             active.release()
 

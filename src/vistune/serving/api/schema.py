@@ -108,20 +108,13 @@ class ModelRequest(Body):
 
 
 class SamplingFields(Body):
-    """The fields of every API that say how tokens are sampled and where an answer stops."""
+    """The fields of every API that say how tokens are sampled."""
 
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(None, ge=-1, le=1_000_000)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
-    stop: Stops | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
-
-    @field_validator("stop", mode="before", json_schema_input_type=Stops | Stop | None)
-    @classmethod
-    def _one_stop(cls, given: object) -> object:
-        return [given] if isinstance(given, str) else given
 
     def sampling(self) -> Sampling:
         """Return the sampling settings. OpenAI's defaults: temperature 1, all tokens, a random seed."""
@@ -135,7 +128,19 @@ class SamplingFields(Body):
         )
 
 
-class ChatRequest(ModelRequest, SamplingFields):
+class AnswerFields(SamplingFields):
+    """The fields of the completions APIs that say where an answer stops, and how many answers there are."""
+
+    stop: Stops | None = None
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
+
+    @field_validator("stop", mode="before", json_schema_input_type=Stops | Stop | None)
+    @classmethod
+    def _one_stop(cls, given: object) -> object:
+        return [given] if isinstance(given, str) else given
+
+
+class ChatRequest(ModelRequest, AnswerFields):
     """A request of OpenAI's chat completions, with vLLM's `top_k` and `repetition_penalty`.
 
     https://platform.openai.com/docs/api-reference/chat/create
@@ -195,7 +200,7 @@ def read_attention_request(body: bytes, *, model: str, limits: Limits) -> tuple[
     request, unused = read_body(AttentionRequest, body, model)
     with field_errors():
         check_messages(request.messages)
-    _refuse_size(request.messages, limits, len(request.answer))
+    refuse_size(request.messages, limits, len(request.answer))
     return request, unused
 
 
@@ -210,7 +215,7 @@ def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatReques
         request.check(limits)
     if None not in (request.max_tokens, request.max_completion_tokens):
         unused.insert(0, "max_tokens")
-    _refuse_size(request.messages, limits)
+    refuse_size(request.messages, limits)
     return request, unused
 
 
@@ -228,7 +233,7 @@ def refuse_long_answer(name: str, tokens: int | None, limits: Limits) -> None:
 
 
 def check_messages(messages: Sequence[ChatMessage]) -> None:
-    """Raise FieldError for messages that cannot be rendered, whatever the template is."""
+    """Raise FieldError for messages that no template can render."""
     for k, message in enumerate(messages):
         check_message(message, f"messages[{k}]")
     require_question([message.role for message in messages])
@@ -244,13 +249,20 @@ def field_errors() -> Iterator[None]:
 
 
 def read_body(
-    kind: type[Request], body: bytes, model: str, expected: Mapping[str, str] = FIELDS
+    kind: type[Request],
+    body: bytes,
+    model: str,
+    expected: Mapping[str, str] = FIELDS,
+    instead: Mapping[str, Mapping[str, str]] = INSTEAD,
 ) -> tuple[Request, list[str]]:
-    """Parse a body of this type; return it and the paths of its unused fields. `expected`: as in `field_error`."""
+    """Parse a body; return it and the paths of its unused fields. `expected`, `instead`: as in `field_error`."""
     try:
         request = kind.model_validate_json(body)
     except ValidationError as error:
-        raise _refused(error, body, expected) from None
+        if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid":
+            problem = "not JSON in UTF-8" if body.strip() else "empty"
+            raise Refusal(400, f"the body is {problem}; send a JSON object", code="invalid_json") from None
+        raise field_refusal(field_error(error, expected, instead)) from None
     if request.model != model:
         message = f"model: not a model of this server; it serves {model!r}"
         raise Refusal(404, message, code="model_not_found", param="model")
@@ -258,19 +270,14 @@ def read_body(
         return request, unused_fields(request)
 
 
-def _refused(error: ValidationError, body: bytes, expected: Mapping[str, str]) -> Refusal:
-    if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid":
-        problem = "not JSON in UTF-8" if body.strip() else "empty"
-        return Refusal(400, f"the body is {problem}; send a JSON object", code="invalid_json")
-    return field_refusal(field_error(error, expected, INSTEAD))
-
-
 def unused_header(paths: Sequence[str]) -> dict[str, str]:
     """Response headers that list the unused fields; empty if all were used."""
     return {"X-Ignored-Parameters": ", ".join(paths)} if paths else {}
 
 
-def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_characters: int = 0) -> None:
+def refuse_size(
+    messages: Sequence[ChatMessage], limits: Limits, more_characters: int = 0, path: str = "messages"
+) -> None:
     """Raise Refusal if the messages have more images or text than the limits allow."""
     parts = [part for message in messages for part in message.parts]
     images = sum(isinstance(part, ImagePart) for part in parts)
@@ -284,4 +291,4 @@ def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_character
         (characters, limits.characters, "characters of text"),
     ):
         if count > most:
-            raise field_refusal(FieldError("messages", f"{count} {noun}, at most {most} are allowed", "send fewer"))
+            raise field_refusal(FieldError(path, f"{count} {noun}, at most {most} are allowed", "send fewer"))

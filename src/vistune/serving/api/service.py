@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
@@ -40,6 +41,21 @@ NO_LINKS = (
 )
 READERS = 2  # threads that decode images and encode text; few, so that their memory is bounded
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePaths:
+    """Where the messages of a conversation are in a request, for its errors.
+
+    Attributes:
+        messages: The path of each message.
+        url: The path of an image's URL in its part.
+        whole: The path of the conversation.
+    """
+
+    messages: tuple[str, ...]
+    url: str = ".image_url.url"
+    whole: str = "messages"
 
 
 class ModelService:
@@ -165,23 +181,28 @@ class ModelService:
             raise Refusal(400, message, code="context_length_exceeded", param=param)
 
     async def encoded(
-        self, active: ActiveRequest, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]
+        self,
+        active: ActiveRequest,
+        messages: Sequence[ChatMessage],
+        encode: Callable[[list[Message]], T],
+        paths: MessagePaths | None = None,
     ) -> T:
         """Load the images of the messages and return the result of `encode`. Raises Refusal."""
-        fetched = await self._fetch(messages)
+        paths = paths or MessagePaths(tuple(f"messages[{k}]" for k in range(len(messages))))
+        fetched = await self._fetch(image_urls(messages, paths))
 
         def work() -> T:
             try:
-                return encode(self._messages(active, messages, fetched))
+                return encode(self._messages(active, messages, fetched, paths))
             except (DataError, RecipeError) as error:  # RecipeError: the template refuses these roles
-                raise conversation_refusal(error) from None
+                raise conversation_refusal(error, paths.whole) from None
 
         return await self.in_reader(work)
 
-    async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, bytes]:
+    async def _fetch(self, urls: Sequence[tuple[str, str]]) -> dict[str, bytes]:
         """Fetch the images that are links; return their bytes by the path of the URL. Raises Refusal for other URLs."""
         fetched: dict[str, bytes] = {}
-        for path, url in image_urls(messages):
+        for path, url in urls:
             if is_data_url(url):
                 continue
             if not (self.fetcher.hosts and is_link(url)):
@@ -193,14 +214,14 @@ class ModelService:
         return fetched
 
     def _messages(
-        self, active: ActiveRequest, given: Sequence[ChatMessage], fetched: dict[str, bytes]
+        self, active: ActiveRequest, given: Sequence[ChatMessage], fetched: dict[str, bytes], paths: MessagePaths
     ) -> list[Message]:
         """Return the conversation in turns. Images are decoded one by one, until they have too many pixels together."""
         pixels = 0
 
         def load(part: ImagePart, part_path: str) -> ImageRef:
             nonlocal pixels
-            path = url_path(part_path)
+            path = part_path + paths.url
             try:
                 image = load_bytes(fetched[path], path) if path in fetched else read_data_url(part.image_url.url, path)
             except DataError as error:
@@ -212,7 +233,9 @@ class ModelService:
                 raise Refusal(400, message, code="invalid_image", param=path)
             return ImageRef(image)
 
-        return alternate_turns([one_message(message, f"messages[{k}]", load) for k, message in enumerate(given)])
+        return alternate_turns(
+            [one_message(message, path, load) for message, path in zip(given, paths.messages, strict=True)]
+        )
 
     def return_memory(self) -> None:
         """Return freed memory to the system, in a reader thread."""
@@ -223,19 +246,14 @@ class ModelService:
         return await asyncio.get_running_loop().run_in_executor(self.readers, work)
 
 
-def image_urls(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
+def image_urls(messages: Sequence[ChatMessage], paths: MessagePaths) -> list[tuple[str, str]]:
     """Return the path and the URL of every image."""
     return [
-        (url_path(f"messages[{k}].content[{i}]"), part.image_url.url)
-        for k, message in enumerate(messages)
+        (f"{path}.content[{i}]{paths.url}", part.image_url.url)
+        for message, path in zip(messages, paths.messages, strict=True)
         for i, part in enumerate(message.parts)
         if isinstance(part, ImagePart)
     ]
-
-
-def url_path(part_path: str) -> str:
-    """Return the path of the URL in an image part."""
-    return f"{part_path}.image_url.url"
 
 
 def return_freed_memory() -> None:
