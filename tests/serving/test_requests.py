@@ -19,6 +19,7 @@ from running_servers import CHAT, Running, body, data_url, png, question
 
 from vistune.generation.messages import IMAGE_FORM, REFUSED_IN_PARTS, ChatMessage
 from vistune.serving.api.schema import FIELDS, UNSUPPORTED, AttentionRequest, ChatRequest, StreamOptions
+from vistune.serving.api.tools import ToolMessage
 
 LISTED = "x-ignored-parameters"
 IMAGE = data_url(png())
@@ -145,13 +146,13 @@ def test_an_unknown_field_anywhere_is_listed_or_refused_by_name(
     served: Running, where: tuple[Any, ...], name: str, value: Any
 ) -> None:
     asked = deepcopy(WHOLE)
-    known = {0: ChatRequest.model_fields, 1: StreamOptions.model_fields, 2: ChatMessage.model_fields}.get(
+    known = {0: ChatRequest.model_fields, 1: StreamOptions.model_fields, 2: ToolMessage.model_fields}.get(
         len(where), {}
     )
     assume(name not in known and name not in at(asked, where))
     at(asked, where)[name] = value
     response = served.http.post(CHAT, content=json.dumps(asked).encode())
-    tables = {0: ChatRequest.refused, 2: ChatMessage.refused, 4: REFUSED_IN_PARTS}
+    tables = {0: ChatRequest.refused, 2: ToolMessage.refused, 4: REFUSED_IN_PARTS}
     table: Mapping[str, Any] = tables.get(len(where), {})
     if response.status_code == 200:
         written = quote(name[:64], safe="$:/@+") + "..." * (len(name) > 64) or '""'
@@ -268,7 +269,13 @@ def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[Chat
             "not supported; put it into json_schema",
         ),
         ({"stream_options": {}}, "stream_options", "stream_options: only for streams; set stream to true"),
-        ({"tools": [{"type": "function"}]}, "tools", "tools: not supported; remove it"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            "tools",
+            "tools: not supported; this model's chat template has no tools; remove it",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "missing; give an object such as"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools; send tools, or remove it"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role", "missing; give system, developer, user or assistant"),
         ({"messages": said(("tool", "x"))}, "messages[0].role", "put the result of the tool into a message"),
         ({"messages": said(("user", None))}, "messages[0].content", "null; give text, or a list of"),

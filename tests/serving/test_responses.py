@@ -121,7 +121,7 @@ def test_parse_returns_the_pydantic_class(served: Running) -> None:
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role", "put the result of the tool"),
         ({"input": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "input[0].content[0].type",
          "'text' is not supported; send {\"type\": \"input_text\""),
-        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0].type", "a file's text"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0].type", "a file"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f", "image_url": IMAGE}]}]},
          "input[0].content[0].file_id", "files are not stored here"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/x.png"}]}]},

@@ -106,9 +106,9 @@ class TextStream:
         A character may consist of up to four byte tokens; SentencePiece decodes them differently from the middle on.
         """
         for count in range(KEPT, KEPT + 4):
-            tail = self._decode(self._window[-count:])
-            if self._window_text.endswith(tail):
-                self._window, self._window_text = self._window[-count:], tail
+            recent = self._decode(self._window[-count:])
+            if self._window_text.endswith(recent):
+                self._window, self._window_text = self._window[-count:], recent
                 return
 
     def _stable_length(self) -> int:

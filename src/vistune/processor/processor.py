@@ -22,7 +22,7 @@ from vistune.files import read_json, write_json
 from vistune.processor.images import image_size
 from vistune.processor.probes import empty_probes, image_probes, text_probes
 from vistune.processor.template_defaults import without_generation_marks
-from vistune.processor.templates import BOS, EOS, Control, TextPiece, chat_template
+from vistune.processor.templates import BOS, EOS, Control, Piece, TextPiece, chat_template
 from vistune.processor.tiles import (
     blank_tiles,
     grids_of_sizes,
@@ -34,6 +34,7 @@ from vistune.processor.tiles import (
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
 from vistune.processor.tokenizer_template import TokenizerTemplate, template_for
 from vistune.processor.tokens import Encoded, Encoder, collapse_slots
+from vistune.processor.tool_template import ToolTemplate
 from vistune.types import (
     IGNORE,
     SIZED_MODES,
@@ -173,6 +174,17 @@ class Processor:
     def encode_prompt(self, messages: Sequence[Message], pixels: PixelReader = load_tiles) -> Example:
         """Encode for generation: the example ends where the answer begins, and nothing is supervised."""
         example = self._example(self._encoder.encode(self.template.render(messages)), pixels)
+        return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
+
+    @cached_property
+    def tools(self) -> ToolTemplate | None:
+        """The tools of the tokenizer's chat template; None if it has none, or the template is one of ours."""
+        tools = ToolTemplate(self.template) if isinstance(self.template, TokenizerTemplate) else None
+        return tools if tools is not None and tools.form is not None else None
+
+    def encode_pieces(self, pieces: Sequence[Piece]) -> Example:
+        """Encode the pieces of a prompt; nothing is supervised."""
+        example = self._example(self._encoder.encode(pieces))
         return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
 
     def encode_text(self, text: str) -> Example:

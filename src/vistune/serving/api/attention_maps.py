@@ -15,12 +15,13 @@ from itertools import pairwise
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from vistune.generation import AttentionMaps, answered_prompt, compute_attention_maps
+from vistune.generation import AttentionMaps, alternate_turns, answered_prompt, compute_attention_maps
 from vistune.generation.attention_maps import AnsweredPrompt
 from vistune.serving.api.active import ActiveRequest
 from vistune.serving.api.guard import Refusal
 from vistune.serving.api.schema import read_attention_request, unused_header
 from vistune.serving.api.service import ModelService
+from vistune.types import Message
 
 MAX_WEIGHTS = 1_000_000  # tokens times slots; a weight takes about eight bytes of JSON
 DIGITS = 3  # of a weight
@@ -45,9 +46,11 @@ async def _encode(service: ModelService, active: ActiveRequest, body: bytes) -> 
     request, active.unused = await service.in_reader(
         lambda: read_attention_request(body, model=service.name, limits=service.limits)
     )
-    return await service.encoded(
-        active, request.messages, lambda messages: answered_prompt(service.processor, messages, request.answer)
-    )
+
+    def encode(messages: list[Message]) -> AnsweredPrompt:
+        return answered_prompt(service.processor, alternate_turns(messages), request.answer)
+
+    return await service.encoded(active, request.messages, encode)
 
 
 async def _compute(service: ModelService, active: ActiveRequest, encoded: AnsweredPrompt) -> list[bytes]:

@@ -39,10 +39,22 @@ class ModelList(TypedDict):
     data: list[ModelBody]
 
 
+class CalledFunctionBody(TypedDict):
+    name: str
+    arguments: str
+
+
+class ToolCallBody(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: CalledFunctionBody
+
+
 class AnswerMessage(TypedDict):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCallBody]]
 
 
 class TopLogprob(TypedDict):

@@ -23,6 +23,7 @@ from vistune.serving.api import bodies
 from vistune.serving.api.active import ActiveRequest
 from vistune.serving.api.guard import Refusal, log_error, server_error
 from vistune.serving.api.schema import ChatRequest
+from vistune.serving.api.tools import call_bodies, call_reader
 
 WAITING = ": waiting for text\n\n"
 
@@ -75,23 +76,39 @@ async def whole_answers(request: Request, active: ActiveRequest) -> list[WholeAn
             task.cancel()
 
 
-def completion_body(active: ActiveRequest, answers: Sequence[WholeAnswer]) -> bodies.ChatCompletion:
+def completion_body(
+    active: ActiveRequest, chat_request: ChatRequest, answers: Sequence[WholeAnswer]
+) -> bodies.ChatCompletion:
     """Return the body of finished answers."""
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": active.service.name,
-        "choices": [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                "logprobs": choice_logprobs(active, index, answer.logprobs),
-                "finish_reason": active.answers[index].finish_reason,
-            }
-            for index, answer in enumerate(answers)
-        ],
+        "choices": [choice_body(active, chat_request, index, answer) for index, answer in enumerate(answers)],
         "usage": usage(active),
+    }
+
+
+def choice_body(
+    active: ActiveRequest, chat_request: ChatRequest, index: int, answer: WholeAnswer
+) -> bodies.CompletionChoice:
+    """Return a finished answer, with its tool calls apart from its text."""
+    message: bodies.AnswerMessage = {"role": "assistant", "content": answer.text, "refusal": None}
+    finish_reason: str | None = active.answers[index].finish_reason
+    reader = call_reader(chat_request, active.service.processor)
+    if reader is not None:
+        shown = reader.add(answer.text)
+        rest, calls = reader.finish()
+        if calls:
+            content = "\n".join(filter(None, (shown.strip(), rest)))
+            message = {**message, "content": content or None, "tool_calls": call_bodies(calls, chat_request)}
+            finish_reason = "tool_calls"
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": choice_logprobs(active, index, answer.logprobs),
+        "finish_reason": finish_reason,
     }
 
 
@@ -147,13 +164,22 @@ async def stream_lines(active: ActiveRequest, chat_request: ChatRequest, request
     async def lines() -> AsyncIterator[str]:
         for index in range(len(active.answers)):
             yield chunk(index, {"role": "assistant", "content": ""})
+        readers = [call_reader(chat_request, active.service.processor) for _ in active.answers]
         async for new in active.events():
             if new is None:
                 yield WAITING
-            elif new.ended:
-                yield chunk(new.index, {}, finish_reason=active.answers[new.index].finish_reason)
-            else:
-                yield chunk(new.index, {"content": new.text}, new.logprobs)
+                continue
+            reader, finish_reason = readers[new.index], active.answers[new.index].finish_reason
+            if not new.ended:
+                text = new.text if reader is None else reader.add(new.text)
+                yield chunk(new.index, {"content": text}, new.logprobs) if text or new.logprobs else WAITING
+                continue
+            rest, calls = ("", []) if reader is None else reader.finish()
+            if rest:
+                yield chunk(new.index, {"content": rest})
+            for number, call in enumerate(call_bodies(calls, chat_request)):
+                yield chunk(new.index, {"tool_calls": [{"index": number, **call}]})
+            yield chunk(new.index, {}, finish_reason="tool_calls" if calls else finish_reason)
         if with_usage:
             yield event({**head, "choices": [], "usage": usage(active)})
 

@@ -64,7 +64,7 @@ class CompletionRequest(ModelRequest, AnswerFields):
         **dict.fromkeys(("input", "inputs"), "put the text into prompt"),
         **dict.fromkeys(("max_completion_tokens", "top_logprobs"), "use max_tokens and logprobs"),
     }
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {**UNSUPPORTED, "tool_choice": (None, "none", "auto")}
 
     prompt: Texts
     stream: bool | None = None

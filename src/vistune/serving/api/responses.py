@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import Request
 
+from vistune.generation import alternate_turns
 from vistune.generation.logprobs import TokenLogprobs
 from vistune.generation.sequence import Prompt, hash_prompt
 from vistune.serving.api import bodies
@@ -34,7 +35,7 @@ async def admit_response(service: ModelService, request: Request) -> tuple[Activ
         messages, paths = response_request.conversation()
 
         def encode(turns: list[Any]) -> Prompt:
-            return hash_prompt(service.processor.encode_prompt(turns))
+            return hash_prompt(service.processor.encode_prompt(alternate_turns(turns)))
 
         prompt = await service.encoded(active, messages, encode, paths)
         service.refuse_long(prompt, "input")
@@ -150,11 +151,11 @@ def _error_event(writer: ResponseWriter, refusal: Refusal) -> str:
 
 async def _events(writer: ResponseWriter) -> AsyncIterator[str]:
     answer = WholeAnswer()
-    place = {"item_id": writer.item_id, "output_index": 0, "content_index": 0}
+    position = {"item_id": writer.item_id, "output_index": 0, "content_index": 0}
     yield writer.event("response.created", response=writer.body(None))
     yield writer.event("response.in_progress", response=writer.body(None))
     yield writer.event("response.output_item.added", output_index=0, item=writer.item(None))
-    yield writer.event("response.content_part.added", **place, part=writer.part(answer))
+    yield writer.event("response.content_part.added", **position, part=writer.part(answer))
     async for new in writer.active.events():
         if new is None:
             yield WAITING
@@ -162,10 +163,10 @@ async def _events(writer: ResponseWriter) -> AsyncIterator[str]:
             answer.text += new.text
             answer.logprobs += new.logprobs
             logprobs = writer.logprobs(new.logprobs)
-            yield writer.event("response.output_text.delta", **place, delta=new.text, logprobs=logprobs)
+            yield writer.event("response.output_text.delta", **position, delta=new.text, logprobs=logprobs)
     logprobs = writer.logprobs(answer.logprobs)
-    yield writer.event("response.output_text.done", **place, text=answer.text, logprobs=logprobs)
-    yield writer.event("response.content_part.done", **place, part=writer.part(answer))
+    yield writer.event("response.output_text.done", **position, text=answer.text, logprobs=logprobs)
+    yield writer.event("response.content_part.done", **position, part=writer.part(answer))
     yield writer.event("response.output_item.done", output_index=0, item=writer.item(answer))
     last = "response.incomplete" if writer.is_cut else "response.completed"
     yield writer.event(last, response=writer.body(answer))

@@ -81,6 +81,7 @@ REMEDIES: dict[str, str] = {
     **{name: "remove it" for name in UNSUPPORTED if name not in ("top_logprobs",)},
     "messages": f"send it to {CHAT}, or put it into input",
     "prompt": "prompt templates are not stored here; put the text into input",
+    **dict.fromkeys(("tools", "tool_choice"), f"send tools to {CHAT}"),
     "previous_response_id": STORED,
     "conversation": STORED,
     "store": "responses are not stored here; set it to false",
@@ -197,6 +198,7 @@ class ResponsesRequest(ModelRequest, SamplingFields):
         **UNSUPPORTED,
         "truncation": (None, "disabled"),
         "n": (None, 1),
+        "tool_choice": (None, "none", "auto"),
         "reasoning": (None, {}),
         "store": (None, False),
     }

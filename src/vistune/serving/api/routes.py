@@ -88,7 +88,9 @@ def make_app(service: ModelService) -> FastAPI:
         if chat_request.stream:
             return EventStream(active, stream_lines(active, chat_request, request.state.request_id), headers)
         try:
-            return JSONResponse(completion_body(active, await whole_answers(request, active)), headers=headers)
+            return JSONResponse(
+                completion_body(active, chat_request, await whole_answers(request, active)), headers=headers
+            )
         finally:
             active.release()
 

@@ -29,10 +29,19 @@ from vistune.generation.messages import (
     check_message,
     require_question,
 )
+from vistune.generation.text_stream import ANSWER, TextStyle
+from vistune.processor import Processor
 from vistune.serving.api import Limits
 from vistune.serving.api.active import AnswerSettings
 from vistune.serving.api.formats import FORMAT_FIELDS, ResponseFormat, compiled
 from vistune.serving.api.guard import Refusal, field_refusal
+from vistune.serving.api.tools import (
+    TOOL_FIELDS,
+    ToolFields,
+    ToolMessage,
+    check_tool_messages,
+    refuse_tools_with_format,
+)
 
 MOST_MESSAGES = 1000
 MOST_ANSWERS = 16  # per prompt
@@ -47,7 +56,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "moderation": (), "prediction": (), "presence_penalty": (), "prompt_logprobs": (), "reasoning": (),
     "reasoning_effort": ("none",), "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,), "stop_token_ids": (), "structured_outputs": (),
-    "tool_choice": ("none", "auto"), "tools": (), "truncate_prompt_tokens": (),
+    "truncate_prompt_tokens": (),
     "use_beam_search": (), "verbosity": ("medium",), "web_search_options": (),
     "chat_template": (), "chat_template_kwargs": (),
 }  # fmt: skip
@@ -90,6 +99,7 @@ FIELDS = {  # a field's path -> what it must be
     "logprobs": "true or false",
     "top_logprobs": f"a whole number from 0 to {MOST_LOGPROBS}",
     **FORMAT_FIELDS,
+    **TOOL_FIELDS,
 }
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
@@ -140,7 +150,7 @@ class AnswerFields(SamplingFields):
         return [given] if isinstance(given, str) else given
 
 
-class ChatRequest(ModelRequest, AnswerFields):
+class ChatRequest(ModelRequest, AnswerFields, ToolFields):
     """A request of OpenAI's chat completions, with vLLM's `top_k` and `repetition_penalty`.
 
     https://platform.openai.com/docs/api-reference/chat/create
@@ -149,7 +159,7 @@ class ChatRequest(ModelRequest, AnswerFields):
     refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "remove it"), **OUTSIDE_MESSAGES}
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
 
-    messages: Messages
+    messages: Annotated[list[ToolMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -158,7 +168,12 @@ class ChatRequest(ModelRequest, AnswerFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
 
-    def settings(self, limits: Limits, grammars: GrammarCompiler) -> AnswerSettings:
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the conversation is written by the template with tools."""
+        return bool(self.names) or any(message.has_tools for message in self.messages)
+
+    def settings(self, limits: Limits, processor: Processor, grammars: GrammarCompiler) -> AnswerSettings:
         """Return how the answers are generated; may take a second. Raises Refusal for a schema that is not enforced."""
         schema, path = (None, "") if self.response_format is None else self.response_format.required_schema()
         return AnswerSettings(
@@ -167,9 +182,11 @@ class ChatRequest(ModelRequest, AnswerFields):
             stop=self.stop or (),
             count=self.n or 1,
             output=Output(
-                grammar=compiled(schema, path, grammars),
+                grammar=compiled(schema, path, grammars) or self.grammar(processor, grammars),
                 top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+                style=TextStyle(keeps_special=True) if self.names else ANSWER,
             ),
+            format_param="tools" if self.is_forced else "response_format",
         )
 
     def check(self, limits: Limits) -> None:
@@ -179,8 +196,12 @@ class ChatRequest(ModelRequest, AnswerFields):
             refuse_long_answer(name, getattr(self, name), limits)
         if self.top_logprobs is not None and not self.logprobs:
             raise FieldError("top_logprobs", "only together with logprobs", "set logprobs to true, or remove it")
-        if self.response_format is not None:
-            self.response_format.required_schema()
+        schema, _ = (None, "") if self.response_format is None else self.response_format.required_schema()
+        self.check_tools()
+        refuse_tools_with_format(self, has_schema=schema is not None)
+        check_tool_messages(self.messages)
+        # The result of a call is answered like a question.
+        require_question(["user" if message.role == "tool" else message.role for message in self.messages])
 
 
 class AttentionRequest(ModelRequest):
@@ -211,7 +232,6 @@ def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatReques
     """
     request, unused = read_body(ChatRequest, body, model)
     with field_errors():
-        check_messages(request.messages)
         request.check(limits)
     if None not in (request.max_tokens, request.max_completion_tokens):
         unused.insert(0, "max_tokens")

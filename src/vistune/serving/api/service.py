@@ -31,7 +31,8 @@ from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.guard import Refusal, conversation_refusal, image_refusal
 from vistune.serving.api.metrics import ServerMetrics
 from vistune.serving.api.run_samples import RunSample
-from vistune.serving.api.schema import ChatRequest, read_request
+from vistune.serving.api.schema import ChatRequest, field_errors, read_request
+from vistune.serving.api.tools import require_tool_support, template_messages
 from vistune.types import ImageRef, Message
 
 NO_LINKS = (
@@ -107,7 +108,9 @@ class ModelService:
         """Read a request and submit its prompt. If it raises Refusal, the request is not active."""
         async with self.enter(request) as (active, body):
             chat, active.unused = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
-            settings = await self.in_reader(lambda: chat.settings(self.limits, self.engine.grammars))
+            with field_errors():
+                require_tool_support(chat, chat.messages, self.processor)
+            settings = await self.in_reader(lambda: chat.settings(self.limits, self.processor, self.engine.grammars))
             active.submit([await self._prompt(active, chat)], settings)
             # The messages may hold megabytes of images, and an answer may take minutes.
             return active, chat.model_copy(update={"messages": []})
@@ -167,9 +170,15 @@ class ModelService:
         return b"".join(chunks)
 
     async def _prompt(self, active: ActiveRequest, request: ChatRequest) -> Prompt:
-        prompt = await self.encoded(
-            active, request.messages, lambda messages: hash_prompt(self.processor.encode_prompt(messages))
-        )
+        def encode(messages: list[Message]) -> Prompt:
+            if not request.uses_tools:
+                return hash_prompt(self.processor.encode_prompt(alternate_turns(messages)))
+            template = self.processor.tools
+            assert template is not None
+            chat, images = template_messages(request.messages, messages)
+            return hash_prompt(self.processor.encode_pieces(template.render(chat, images, request.template_tools())))
+
+        prompt = await self.encoded(active, request.messages, encode)
         self.refuse_long(prompt, "messages")
         return prompt
 
@@ -216,7 +225,7 @@ class ModelService:
     def _messages(
         self, active: ActiveRequest, given: Sequence[ChatMessage], fetched: dict[str, bytes], paths: MessagePaths
     ) -> list[Message]:
-        """Return the conversation in turns. Images are decoded one by one, until they have too many pixels together."""
+        """Return the messages. Images are decoded one by one, until they have too many pixels together."""
         pixels = 0
 
         def load(part: ImagePart, part_path: str) -> ImageRef:
@@ -233,9 +242,7 @@ class ModelService:
                 raise Refusal(400, message, code="invalid_image", param=path)
             return ImageRef(image)
 
-        return alternate_turns(
-            [one_message(message, path, load) for message, path in zip(given, paths.messages, strict=True)]
-        )
+        return [one_message(message, path, load) for message, path in zip(given, paths.messages, strict=True)]
 
     def return_memory(self) -> None:
         """Return freed memory to the system, in a reader thread."""
