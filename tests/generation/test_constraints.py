@@ -126,6 +126,12 @@ def test_a_schema_that_is_nested_too_deeply_is_refused(make_bench: Make) -> None
         GrammarCompiler(make_bench("grouped heads").processor, 400).json_schema(schema)
 
 
+def test_a_schema_that_is_too_large_is_refused(make_bench: Make) -> None:
+    compiler = GrammarCompiler(make_bench("grouped heads").processor, 400)
+    with pytest.raises(GrammarError, match="more than 200000 characters"):
+        compiler.json_schema({"enum": [f"value {k}" for k in range(30_000)]})
+
+
 def test_log_probabilities_are_the_models_own(make_bench: Make) -> None:
     """Whatever is sampled, and in whichever company: those of one forward pass over prompt and answer."""
     bench = make_bench("grouped heads")

@@ -94,6 +94,13 @@ class PendingAnswer:
         """Return the log probabilities of the tokens that begin within the first characters of the answer."""
         return self.sequence.logprobs[: self._stream.tokens_of(characters)]
 
+    def all_logprobs(self) -> list[TokenLogprobs]:
+        """Return the log probabilities of an ended answer's tokens, without its end token and stop string."""
+        if self._stream.is_cut:
+            return self.logprobs_of(len(self.text))
+        tokens = self.sequence.tokens
+        return self.sequence.logprobs[: len(tokens) - (bool(tokens) and tokens[-1] in self._processor.stop_ids)]
+
     def cancel(self) -> None:
         """Stop: no later step generates for it. The text so far is kept."""
         self.is_cancelled = True

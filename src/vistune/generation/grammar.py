@@ -20,6 +20,7 @@ from vistune.errors import DataError
 from vistune.processor import Processor
 
 WHITESPACE = r"( ?|\n {0,40})"  # between JSON's tokens; with a bound, so that no model repeats it for ever
+MOST_CHARACTERS = 200_000  # of a schema; larger ones take seconds to compile
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 KEYWORDS = re.compile(r"[A-Za-z$]{1,32}")
 REASONS = (  # how llguidance's error begins -> what is wrong with the schema
@@ -99,6 +100,8 @@ class GrammarCompiler:
         """Return the grammar of rules in llguidance's Lark syntax. An answer may begin with one space."""
         from llguidance import LLMatcher
 
+        if len(rules) > MOST_CHARACTERS:
+            raise GrammarError(f"it has more than {MOST_CHARACTERS} characters as JSON", "use a smaller schema")
         source = LLMatcher.grammar_from_lark(rules.replace("start: ", 'start: " "? ', 1))
         tokens = self._vocabulary_of_tokens()
         is_wrong, messages = LLMatcher.validate_grammar_with_warnings(source, tokens)

@@ -52,6 +52,7 @@ class TextStream:
         self._shown = 0
         self._starts: list[int] = []  # for each token, the length of the text before it
         self.stopped = False  # whether a stop string was generated
+        self.is_cut = False  # whether the answer ended before text that was generated: a stop string, or `###`
 
     def add(self, token: int) -> str:
         """Add a token and return the text that can be shown now."""
@@ -81,6 +82,7 @@ class TextStream:
             # SentencePiece decodes a run of byte tokens differently if its last character is cut off.
             whole = self._text
         cuts = [index for end in self._ends if (index := whole.find(end)) >= 0]
+        self.is_cut = bool(cuts)
         whole = whole[: min(cuts)] if cuts else whole
         begin = self._begin if self._begin is not None else 0
         if self._style.is_stripped:

@@ -42,7 +42,7 @@ class AnswerSettings:
 
 @dataclass(frozen=True, slots=True)
 class TextEvent:
-    """New text of an answer, the log probabilities of the tokens that begin in it, and whether the answer has ended."""
+    """New text of an answer, the log probabilities of its tokens, and whether the answer has ended."""
 
     index: int
     text: str
@@ -114,7 +114,7 @@ class ActiveRequest:
             if piece is None:
                 self._raise_error(self.answers[index])
                 running -= 1
-                yield TextEvent(index, "", ended=True)
+                yield TextEvent(index, "", self._last_logprobs(index), ended=True)
                 continue
             if not has_text:
                 metrics.first_piece.observe(time.monotonic() - self.start)
@@ -128,6 +128,11 @@ class ActiveRequest:
         entries = self.answers[index].logprobs_of(self._characters[index])[self._reported[index] :]
         self._reported[index] += len(entries)
         return entries
+
+    def _last_logprobs(self, index: int) -> Sequence[TokenLogprobs]:
+        """Return those of tokens that add no text, such as a space at the end."""
+        answer = self.answers[index]
+        return () if answer.sequence.top_logprobs is None else answer.all_logprobs()[self._reported[index] :]
 
     def _raise_error(self, answer: PendingAnswer) -> None:
         if isinstance(answer.error, GrammarError):

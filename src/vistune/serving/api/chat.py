@@ -175,8 +175,8 @@ async def stream_lines(active: ActiveRequest, chat_request: ChatRequest, request
                 yield chunk(new.index, {"content": text}, new.logprobs) if text or new.logprobs else WAITING
                 continue
             rest, calls = ("", []) if reader is None else reader.finish()
-            if rest:
-                yield chunk(new.index, {"content": rest})
+            if rest or new.logprobs:
+                yield chunk(new.index, {"content": rest}, new.logprobs)
             for number, call in enumerate(call_bodies(calls, chat_request)):
                 yield chunk(new.index, {"tool_calls": [{"index": number, **call}]})
             yield chunk(new.index, {}, finish_reason="tool_calls" if calls else finish_reason)

@@ -199,7 +199,7 @@ async def text_stream_lines(active: ActiveRequest, asked: CompletionRequest, req
             if new is None:
                 yield WAITING
             elif new.ended:
-                yield chunk(new.index, "", finish_reason=active.answers[new.index].finish_reason)
+                yield chunk(new.index, "", new.logprobs, active.answers[new.index].finish_reason)
             else:
                 yield chunk(new.index, new.text, new.logprobs)
         if with_usage:

@@ -159,7 +159,7 @@ async def _events(writer: ResponseWriter) -> AsyncIterator[str]:
     async for new in writer.active.events():
         if new is None:
             yield WAITING
-        elif not new.ended:
+        elif new.text or new.logprobs:
             answer.text += new.text
             answer.logprobs += new.logprobs
             logprobs = writer.logprobs(new.logprobs)

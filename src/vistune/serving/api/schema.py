@@ -40,6 +40,7 @@ from vistune.serving.api.tools import (
     ToolFields,
     ToolMessage,
     check_tool_messages,
+    refuse_tools,
     refuse_tools_with_format,
 )
 
@@ -225,13 +226,15 @@ def read_attention_request(body: bytes, *, model: str, limits: Limits) -> tuple[
     return request, unused
 
 
-def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatRequest, list[str]]:
+def read_request(body: bytes, *, model: str, limits: Limits, has_tools: bool = False) -> tuple[ChatRequest, list[str]]:
     """Parse a chat request; return it and the paths of its unused fields. If a key occurs twice, the last one counts.
 
-    Raises Refusal with the field and what to do.
+    `has_tools`: whether the model's chat template has tools. Raises Refusal with the field and what to do.
     """
     request, unused = read_body(ChatRequest, body, model)
     with field_errors():
+        if not has_tools:
+            refuse_tools(request, request.messages)
         request.check(limits)
     if None not in (request.max_tokens, request.max_completion_tokens):
         unused.insert(0, "max_tokens")

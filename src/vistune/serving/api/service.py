@@ -31,8 +31,8 @@ from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.guard import Refusal, conversation_refusal, image_refusal
 from vistune.serving.api.metrics import ServerMetrics
 from vistune.serving.api.run_samples import RunSample
-from vistune.serving.api.schema import ChatRequest, field_errors, read_request
-from vistune.serving.api.tools import require_tool_support, template_messages
+from vistune.serving.api.schema import ChatRequest, read_request
+from vistune.serving.api.tools import template_messages
 from vistune.types import ImageRef, Message
 
 NO_LINKS = (
@@ -107,9 +107,11 @@ class ModelService:
     async def admit(self, request: Request) -> tuple[ActiveRequest, ChatRequest]:
         """Read a request and submit its prompt. If it raises Refusal, the request is not active."""
         async with self.enter(request) as (active, body):
-            chat, active.unused = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
-            with field_errors():
-                require_tool_support(chat, chat.messages, self.processor)
+            chat, active.unused = await self.in_reader(
+                lambda: read_request(
+                    body, model=self.name, limits=self.limits, has_tools=self.processor.tools is not None
+                )
+            )
             settings = await self.in_reader(lambda: chat.settings(self.limits, self.processor, self.engine.grammars))
             active.submit([await self._prompt(active, chat)], settings)
             # The messages may hold megabytes of images, and an answer may take minutes.

@@ -183,10 +183,8 @@ def check_tool_messages(messages: Sequence[ToolMessage]) -> None:
         check_message(message, path)
 
 
-def require_tool_support(request: ToolFields, messages: Sequence[ToolMessage], processor: Processor) -> None:
-    """Raise FieldError if a request needs tools and the model's chat template has none."""
-    if processor.tools is not None:
-        return
+def refuse_tools(request: ToolFields, messages: Sequence[ToolMessage]) -> None:
+    """Raise FieldError if a request needs tools, because the model's chat template has none."""
     if request.names:
         raise FieldError("tools", "not supported", NO_TOOLS, is_unsupported=True)
     for k, message in enumerate(messages):
