@@ -146,11 +146,9 @@ def test_logprobs_are_the_models_log_softmax(served: Running, bench: Bench) -> N
         with torch.no_grad():
             row = bench.stock(torch.tensor([ids])).logits[0, -1].log_softmax(dim=-1)
         assert [top.logprob for top in entry.top_logprobs] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
-        texts = served.service.texts
-        (token,) = [
-            k for k in range(400)
-            if list(texts.bytes_of(k)) == entry.bytes and float(row[k]) == pytest.approx(entry.logprob, abs=1e-5)
-        ]  # fmt: skip
+        token = entry.model_dump()["id"]
+        assert entry.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        assert entry.bytes == list(served.service.texts.bytes_of(token))
         ids.append(token)
     said = b"".join(bytes(entry.bytes or ()) for entry in entries).decode(errors="replace")
     assert said.strip().startswith((whole.message.content or "")[:-1])

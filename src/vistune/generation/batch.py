@@ -106,12 +106,21 @@ class RunningBatch:
     """The running sequences and their keys and values; sequence k has row k of the KV cache.
 
     The model's weights must not change. `cache_bytes`: size of the prefix cache. `prefixes_at_once`: how many prefixes
-    may be read while running sequences wait for their next token.
+    may be read while running sequences wait for their next token. `vocabulary`: the number of the tokenizer's tokens,
+    over which log probabilities are normalized; None takes all rows of the head.
     """
 
-    def __init__(self, model: VisionLanguageModel, cache_bytes: int, *, prefixes_at_once: int = 1) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        cache_bytes: int,
+        *,
+        prefixes_at_once: int = 1,
+        vocabulary: int | None = None,
+    ) -> None:
         self.model = model
         self.prefixes_at_once = prefixes_at_once
+        self.vocabulary = vocabulary
         self.prefixes = PrefixCache(cache_bytes)
         self.images: LRUCache[bytes, Tensor] = LRUCache(cache_bytes // 8)  # projected features by tile hash
         self.sequences: list[RunningSequence] = []
@@ -203,7 +212,9 @@ class RunningBatch:
         logits = head.from_raw(torch.cat([hidden @ rows.T for rows in parts], dim=-1))
         tokens = sample_tokens(logits, [sequence.sampling_state for sequence in sequences])
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            sequence.record(logits[row], token)
+            if sequence.top_logprobs is not None:
+                # Rows beyond the tokenizer's vocabulary pad the head; they are not tokens.
+                sequence.record(logits[row, : max(self.vocabulary or logits.shape[1], token + 1)], token)
         return tokens
 
     def _plan(self, prompt: Prompt, waiting: Sequence[RunningSequence]) -> tuple[Prefix | None, int]:

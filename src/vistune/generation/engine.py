@@ -53,7 +53,9 @@ class Engine:
         config = unwrap(model.language).config
         self.context = float(getattr(config, "max_position_embeddings", None) or "inf")  # in tokens
         self.grammars = GrammarCompiler(processor, len(model.head.weight))
-        self.batch = RunningBatch(model, cache_bytes, prefixes_at_once=prefixes_at_once)
+        self.batch = RunningBatch(
+            model, cache_bytes, prefixes_at_once=prefixes_at_once, vocabulary=len(processor.tokenizer)
+        )
         self._waiting: deque[PendingAnswer] = deque()
         self._running: dict[RunningSequence, PendingAnswer] = {}
         self._stepping = threading.RLock()

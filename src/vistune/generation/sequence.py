@@ -100,10 +100,9 @@ class RunningSequence:
         return SamplingState(self.sampling, self.rng, context, allowed)
 
     def record(self, logits: Tensor, token: int) -> None:
-        """Record the log probabilities of the next token from its logits (vocabulary,), if they are requested."""
-        if self.top_logprobs is not None:
-            # A step that failed and is repeated has left an entry.
-            self.logprobs[len(self.tokens) :] = [token_logprobs(logits, token, self.top_logprobs)]
+        """Record the log probabilities of the next token from its logits (vocabulary,)."""
+        # A step that failed and is repeated has left an entry.
+        self.logprobs[len(self.tokens) :] = [token_logprobs(logits, token, self.top_logprobs or 0)]
 
     def append(self, token: int) -> None:
         """Add a generated token."""

@@ -62,7 +62,8 @@ class TextStream:
         decoded = self._decode(self._window)
         if decoded.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
-        self._text += self._own(decoded[len(self._window_text) :])
+        added = decoded[len(self._window_text) :]
+        self._text += added if self._text else self._first(added)
         self._window_text = decoded
         if len(self._window) >= WINDOW:
             self._shorten_window()
@@ -97,10 +98,9 @@ class TextStream:
         end = (self._begin or 0) + characters if characters else 0
         return bisect_left(self._starts, end)
 
-    def _own(self, added: str) -> str:
-        """Return the text without the template's space, if it is the first of the answer."""
-        is_first = not self._text and not self._window_text and self._style.is_stripped
-        return added.removeprefix(self._processor.answer_space) if is_first else added
+    def _first(self, added: str) -> str:
+        """Return the first text of an answer without the template's space."""
+        return added.removeprefix(self._processor.answer_space) if self._style.is_stripped else added
 
     def _shorten_window(self) -> None:
         """Drop all but a few tokens, at a token from which the text decodes as before.

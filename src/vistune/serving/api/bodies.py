@@ -58,6 +58,9 @@ class AnswerMessage(TypedDict):
 
 
 class TopLogprob(TypedDict):
+    """A token and its log probability. Two tokens may have one text, so the id is given too, as llama.cpp does."""
+
+    id: int
     token: str
     logprob: float
     bytes: list[int]

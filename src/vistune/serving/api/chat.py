@@ -138,7 +138,7 @@ def logprob_body(texts: TokenTexts, entry: TokenLogprobs) -> bodies.TokenLogprob
     """Return the log probabilities of one token."""
 
     def one(token: int, logprob: float) -> bodies.TopLogprob:
-        return {"token": texts.text_of(token), "logprob": logprob, "bytes": list(texts.bytes_of(token))}
+        return {"id": token, "token": texts.text_of(token), "logprob": logprob, "bytes": list(texts.bytes_of(token))}
 
     return {**one(entry.token, entry.logprob), "top_logprobs": [one(*pair) for pair in entry.top]}
 
