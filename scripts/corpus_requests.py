@@ -82,7 +82,7 @@ VALUES: Mapping[str, tuple[dict[str, Any], str]] = {
     "H17-nan": ({"temperature": math.nan}, "temper"), "H17-infinite": ({"temperature": math.inf}, "temperature"),
     "H17-yes": ({"temperature": True}, "temperature"), "H17-top-p-0": ({"top_p": 0}, "top_p"),
     "H17-top-p-2": ({"top_p": 2}, "top_p"), "H17-top-k": ({"top_k": -2}, "top_k"),
-    "H17-penalty": ({"repetition_penalty": 0}, "rep"), "H17-n-0": ({"n": 0}, "n"), "H17-n-2": ({"n": 2}, "n"),
+    "H17-penalty": ({"repetition_penalty": 0}, "rep"), "H17-n-0": ({"n": 0}, "n"), "H17-n-17": ({"n": 17}, "n"),
     "H17-n-999": ({"n": 999}, "n"), "H17-seed": ({"seed": 2**63}, "seed"), "H17-seed-text": ({"seed": "1"}, "seed"),
     "H17-stops": ({"stop": ["x"] * 1000}, "stop"), "H17-empty-stop": ({"stop": ""}, "stop"),
     "H17-long-stop": ({"stop": ["x" * 1000]}, "stop"), "H17-stop-number": ({"stop": 5}, "stop"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vistune.generation.answer import TextStream
+from vistune.generation.text_stream import TextStream
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model

@@ -136,16 +136,14 @@ def test_quantized_weights_are_judged_by_an_interval(model: Path, tmp_path: Path
     assert not worse.agreement.holds
 
 
-def test_vistunes_server_is_compared_by_its_answers(hf: Path) -> None:
+def test_vistunes_server_is_compared_by_its_log_probabilities(hf: Path) -> None:
     assistant: Any = vistune.load(hf, device="cpu")
     with running(assistant) as server:
         result = vistune.verify(hf, f"{server.server.address}/v1/")
         assert result.first_difference is None, result.stages
-        assert [statuses(result)[stage] for stage in ("template", "tokenizer", "language model")] == [
-            "not seen", "equal", "equal"]  # fmt: skip
-        assert result.agreement is not None
-        assert result.agreement.answers.mean == 1
-        assert result.agreement.divergence is None
+        assert [statuses(result)[stage] for stage in ("template", "tokenizer", "language model", "sampler")] == [
+            "not seen", "equal", "equal", "equal"]  # fmt: skip
+        assert result.agreement is None, "equal within rounding, not only similar"
 
 
 def test_a_server_of_a_changed_model_differs_in_the_language_model(hf: Path) -> None:

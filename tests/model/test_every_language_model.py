@@ -13,7 +13,8 @@ from tiny_models import tiny_of
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from vistune.generation.batch import RunningBatch, RunningSequence, hash_prompt
+from vistune.generation.batch import RunningBatch
+from vistune.generation.sequence import RunningSequence, hash_prompt
 from vistune.model import VisionLanguageModel, build, next_token_loss, read_spec
 from vistune.model.trial import language_traits
 from vistune.planner.language_shape import language_shape

@@ -22,7 +22,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_s
 from vistune.errors import RecipeError
 from vistune.generation import Assistant, generate
 from vistune.generation.attention_maps import answered_prompt, compute_attention_maps
-from vistune.generation.batch import hash_prompt
+from vistune.generation.sequence import hash_prompt
 from vistune.model import VisionLanguageModel, build, next_token_loss, read_spec
 from vistune.model.projectors import Projector
 from vistune.processor import Processor, collate, load_tiles, load_tokenizer

@@ -108,10 +108,10 @@ def test_parameters_do_what_they_say(served: Running, bench: Bench) -> None:
 
 def test_what_cannot_be_done_is_refused_and_what_does_not_matter_is_listed(served: Running) -> None:
     for name, value in {
-        "tools": [{"type": "function"}], "logprobs": True, "response_format": {"type": "json_object"}, "min_p": 0.1,
+        "functions": [{"name": "f"}], "audio": {"voice": "x"}, "prediction": {"type": "content"}, "min_p": 0.1,
         "presence_penalty": 0.5, "logit_bias": {"5": 1}, "chat_template": "{{ x }}",
         "chat_template_kwargs": {"a": 1}, "stop_token_ids": [3],
-        "skip_special_tokens": False, "tool_choice": "required",
+        "skip_special_tokens": False, "guided_json": {"type": "object"},
     }.items():  # fmt: skip
         response = served.ask(**{name: value})
         assert response.status_code == 400, name
@@ -123,7 +123,7 @@ def test_what_cannot_be_done_is_refused_and_what_does_not_matter_is_listed(serve
     assert response.status_code == 200
     assert response.headers["x-ignored-parameters"] == "user, flavour"
     with pytest.raises(openai.BadRequestError) as caught:
-        served.client().chat.completions.create(model="tiny", messages=question(), n=2)
+        served.client().chat.completions.create(model="tiny", messages=question(), n=17)
     assert caught.value.param == "n"
     with pytest.raises(openai.NotFoundError):
         served.client().chat.completions.create(model="gpt-4o", messages=question())

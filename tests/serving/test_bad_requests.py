@@ -139,7 +139,7 @@ def test_l6_the_schema_says_what_is_taken_and_what_comes_back(served: Running) -
     assert "text/event-stream" in asked["responses"]["200"]["content"]
     schema = asked["requestBody"]["content"]["application/json"]["schema"]
     assert schema["properties"]["model"] == {"const": "tiny"}
-    for found in (schema["properties"]["stop"], schema["$defs"]["ChatMessage"]["properties"]["content"]):
+    for found in (schema["properties"]["stop"], schema["$defs"]["ToolMessage"]["properties"]["content"]):
         assert {"array", "string"} <= {one["type"] for one in found["anyOf"]}
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 import httpx2
 import pytest
+import torch
 from reference import Bench
 from running_servers import Gate, Running, data_url, png, question, running, until
 
-from vistune.generation import answered_prompt, compute_attention_maps, read_messages
+from vistune.generation import AttentionMaps, answered_prompt, compute_attention_maps, read_messages
+from vistune.generation.attention_maps import ViewAttention
+from vistune.processor import View
 from vistune.serving.api import Limits
-from vistune.serving.api.attention_maps import word_spans
+from vistune.serving.api.attention_maps import reply_parts, word_spans
 
 LOOKS = "/v1/looks"
 ANSWER = "The circle is red, 원은 빨간색."
@@ -75,6 +79,22 @@ def test_what_is_refused(served: Running, changes: dict[str, Any], status: int, 
     assert (response.status_code, error["code"]) == (status, code)
     assert error["param"] == (param or "messages[0].content[0].image_url.url")
     assert not served.service.active
+
+
+def test_a_large_reply_is_sent_in_parts(served: Running) -> None:
+    """No part is longer than a word's weights, and none is written in the event loop."""
+    seen = ViewAttention(View(40, 50, torch.arange(2000), (0, 0, 1, 1)), torch.rand(400, 40, 50))
+    found = AttentionMaps(tuple(f" w{k}" for k in range(400)), ((seen,),))
+    parts = list(reply_parts("tiny", found))
+    assert sum(map(len, parts)) > 4_000_000
+    assert max(map(len, parts)) < 20_000
+    body = json.loads(b"".join(parts))
+    (view,) = body["pictures"][0]["views"]
+    assert len(body["words"]) == len(view["weights"]) == 400
+    assert view["weights"][7] == pytest.approx(seen.weights[7].flatten().tolist(), rel=1e-2)
+    response = ask(served)
+    assert response.headers["content-type"] == "application/json"
+    assert len(response.content) == int(response.headers["content-length"])
 
 
 def test_more_weights_than_are_given_are_refused(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from running_servers import CHAT, Running, body, data_url, png, question
 
 from vistune.generation.messages import IMAGE_FORM, REFUSED_IN_PARTS, ChatMessage
 from vistune.serving.api.schema import FIELDS, UNSUPPORTED, AttentionRequest, ChatRequest, StreamOptions
+from vistune.serving.api.tools import ToolMessage
 
 LISTED = "x-ignored-parameters"
 IMAGE = data_url(png())
@@ -145,13 +146,13 @@ def test_an_unknown_field_anywhere_is_listed_or_refused_by_name(
     served: Running, where: tuple[Any, ...], name: str, value: Any
 ) -> None:
     asked = deepcopy(WHOLE)
-    known = {0: ChatRequest.model_fields, 1: StreamOptions.model_fields, 2: ChatMessage.model_fields}.get(
+    known = {0: ChatRequest.model_fields, 1: StreamOptions.model_fields, 2: ToolMessage.model_fields}.get(
         len(where), {}
     )
     assume(name not in known and name not in at(asked, where))
     at(asked, where)[name] = value
     response = served.http.post(CHAT, content=json.dumps(asked).encode())
-    tables = {0: ChatRequest.refused, 2: ChatMessage.refused, 4: REFUSED_IN_PARTS}
+    tables = {0: ChatRequest.refused, 2: ToolMessage.refused, 4: REFUSED_IN_PARTS}
     table: Mapping[str, Any] = tables.get(len(where), {})
     if response.status_code == 200:
         written = quote(name[:64], safe="$:/@+") + "..." * (len(name) > 64) or '""'
@@ -236,9 +237,45 @@ def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[Chat
         ({"max_tokens": 10**9}, "max_tokens", "max_tokens: above this server's limit of 4096 tokens; lower it"),
         ({"stream": 1}, "stream", "stream: must be true or false; got a whole number"),
         ({"stop": [5]}, "stop[0]", "stop[0]: must be text of 1 to 256 characters; got a whole number"),
-        ({"n": 2}, "n", "n: must be 1; for more answers send the request again"),
+        ({"n": 0}, "n", "n: must be a whole number from 1 to 16"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "top_logprobs: must be a whole number from 0 to 20"),
+        ({"top_logprobs": 2}, "top_logprobs", "only together with logprobs; set logprobs to true"),
+        ({"logprobs": 2}, "logprobs", "logprobs: must be true or false; got a whole number"),
+        ({"response_format": "json"}, "response_format", 'must be an object such as {"type": "json_schema"'),
+        ({"response_format": {"type": "yaml"}}, "response_format.type", 'must be "text", "json_object" or'),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+            'missing; give an object {"name": "...", "schema": {...}}',
+        ),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {"name": "x", "schema": {}}}},
+            "response_format.json_schema",
+            "not with the type json_object",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            "missing; give an object: a JSON Schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "wat"}}}},
+            "response_format.json_schema.schema",
+            "a `type` is not one of JSON Schema; write string",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "schema": {"type": "object"}}},
+            "response_format.schema",
+            "not supported; put it into json_schema",
+        ),
         ({"stream_options": {}}, "stream_options", "stream_options: only for streams; set stream to true"),
-        ({"tools": [{"type": "function"}]}, "tools", "tools: not supported; remove it"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            "tools",
+            "tools: not supported; this model's chat template has no tools; remove it",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "missing; give an object such as"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools; send tools, or remove it"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role", "missing; give system, developer, user or assistant"),
         ({"messages": said(("tool", "x"))}, "messages[0].role", "put the result of the tool into a message"),
         ({"messages": said(("user", None))}, "messages[0].content", "null; give text, or a list of"),
@@ -423,8 +460,8 @@ def test_a_wrong_checksum_is_told_as_damage(served: Running) -> None:
     [
         ("GET", "/models", 404, "its routes begin with /v1"),
         ("POST", "/chat/completions", 404, "its routes begin with /v1"),
-        ("POST", "/v1/completions", 404, "the completions API is not supported here; POST /v1/chat/completions"),
-        ("POST", "/v1/responses", 404, "the Responses API is not supported here; POST /v1/chat/completions"),
+        ("GET", "/v1/completions", 405, "/v1/completions takes POST"),
+        ("GET", "/v1/responses", 405, "/v1/responses takes POST"),
         ("POST", "/v1/embeddings", 404, "the embeddings API is not supported here; POST /v1/chat/completions"),
         ("POST", "/api/chat", 404, "Ollama's API is not supported here; POST /v1/chat/completions"),
         ("POST", "/api/generate", 404, "Ollama's API is not supported here; POST /v1/chat/completions"),

@@ -32,7 +32,7 @@ from vistune.evaluation.conditions import CONDITIONS, Block
 from vistune.evaluation.results import AnsweredQuestion, StoreAnswers
 from vistune.evaluation.task import Benchmark
 from vistune.generation import GREEDY, Assistant, Engine, PendingAnswer
-from vistune.generation.batch import hash_prompt as coded
+from vistune.generation.sequence import hash_prompt as coded
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 from vistune.progress import Progress

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING, Literal
 
-from vistune.generation.batch import RunningSequence
+from vistune.generation.grammar import Grammar, GrammarError
+from vistune.generation.logprobs import TokenLogprobs
+from vistune.generation.sequence import RunningSequence
+from vistune.generation.text_stream import ANSWER, TextStream, TextStyle
 from vistune.processor import Processor
 from vistune.types import Completion
 
@@ -18,81 +22,24 @@ if TYPE_CHECKING:
 Reason = Literal["stop", "length", "cancelled"]
 Listener = Callable[[str | None], None]
 
-WINDOW = 24  # tokens decoded at a time, so that the work per token does not grow with the answer
-KEPT = 8  # tokens kept as context when the window is shortened
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The form of an answer, and the numbers that are recorded with it.
 
-class TextStream:
-    """Decode an answer token by token, so that text which was shown is never taken back.
-
-    An unfinished character, outer whitespace and the possible beginning of a stop string are held back.
+    Attributes:
+        grammar: Which tokens may come next; it belongs to this answer. Then only a token ends the answer, not the text
+            with which a template ends turns.
+        top_logprobs: How many likeliest tokens are recorded for each generated token; None records nothing.
+        style: How tokens become text.
     """
 
-    def __init__(self, processor: Processor, stop: Sequence[str] = ()) -> None:
-        self._processor = processor
-        self._stop = tuple(stop)
-        self._ends = tuple(filter(None, (*stop, processor.stop_text)))
-        self._window: list[int] = []
-        self._window_text = ""
-        self._text = ""
-        self._shown = 0
-        self.stopped = False  # whether a stop string was generated
+    grammar: Grammar | None = None
+    top_logprobs: int | None = None
+    style: TextStyle = ANSWER
 
-    def add(self, token: int) -> str:
-        """Add a token and return the text that can be shown now."""
-        self._window.append(token)
-        decoded = self._decode(self._window)
-        if decoded.endswith("\N{REPLACEMENT CHARACTER}"):
-            return ""
-        before = len(self._text)
-        self._text += decoded[len(self._window_text) :]
-        self._window_text = decoded
-        if len(self._window) >= WINDOW:
-            self._shorten_window()
-        if not self._shown:
-            self._text = self._text.lstrip()
-        longest = max(map(len, self._ends), default=0)
-        self.stopped = any(self._text.find(stop, max(0, before - longest)) >= 0 for stop in self._stop)
-        return "" if self.stopped else self._show(self._stable_length())
 
-    def finish(self, tokens: Sequence[int]) -> tuple[str, str]:
-        """Return the last piece and the whole text of an answer that has ended."""
-        whole = self._processor.answer(tokens)
-        if not whole.startswith(self._text[: self._shown]):
-            # SentencePiece decodes a run of byte tokens differently if its last character is cut off.
-            whole = self._text.rstrip()
-        cuts = [index for end in self._ends if (index := whole.find(end)) >= 0]
-        whole = whole[: min(cuts)].rstrip() if cuts else whole
-        return whole[self._shown :], whole
-
-    def _shorten_window(self) -> None:
-        """Drop all but a few tokens, at a token from which the text decodes as before.
-
-        A character may consist of up to four byte tokens; SentencePiece decodes them differently from the middle on.
-        """
-        for count in range(KEPT, KEPT + 4):
-            kept = self._decode(self._window[-count:])
-            if self._window_text.endswith(kept):
-                self._window, self._window_text = self._window[-count:], kept
-                return
-
-    def _stable_length(self) -> int:
-        """Return the length of the text that can no longer change."""
-        stable = len(self._text)
-        for end in self._ends:
-            index = self._text.find(end, max(0, self._shown - len(end)))
-            begun = (len(self._text) - k for k in range(min(len(end), len(self._text)), 0, -1)
-                     if self._text.endswith(end[:k]))  # fmt: skip
-            stable = min(stable, index if index >= 0 else next(begun, stable))
-        return len(self._text[:stable].rstrip())
-
-    def _show(self, end: int) -> str:
-        piece = self._text[self._shown : end]
-        self._shown = max(self._shown, end)
-        return piece
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return str(self._processor.tokenizer.decode(tokens, skip_special_tokens=True))
+PLAIN = Output()
 
 
 class PendingAnswer:
@@ -110,6 +57,7 @@ class PendingAnswer:
         max_tokens: int,
         stop: Sequence[str] = (),
         listen: Listener | None = None,
+        style: TextStyle = ANSWER,
     ) -> None:
         self.sequence = sequence
         self.finish_reason: Reason | None = None
@@ -119,7 +67,8 @@ class PendingAnswer:
         self._engine = engine
         self._processor = processor
         self._max_tokens = max_tokens
-        self._stream = TextStream(processor, stop)
+        self._style = style if sequence.grammar is None else replace(style, ends_by_text=False)
+        self._stream = TextStream(processor, stop, self._style)
         self._pieces: SimpleQueue[str | None] = SimpleQueue()
         self._emit = listen or self._pieces.put
         self._ended = Event()
@@ -140,6 +89,17 @@ class PendingAnswer:
     @property
     def ended(self) -> bool:
         return self._ended.is_set()
+
+    def logprobs_of(self, characters: int) -> list[TokenLogprobs]:
+        """Return the log probabilities of the tokens that begin within the first characters of the answer."""
+        return self.sequence.logprobs[: self._stream.tokens_of(characters)]
+
+    def all_logprobs(self) -> list[TokenLogprobs]:
+        """Return the log probabilities of an ended answer's tokens, without its end token and stop string."""
+        if self._stream.is_cut:
+            return self.logprobs_of(len(self.text))
+        tokens = self.sequence.tokens
+        return self.sequence.logprobs[: len(tokens) - (bool(tokens) and tokens[-1] in self._processor.stop_ids)]
 
     def cancel(self) -> None:
         """Stop: no later step generates for it. The text so far is kept."""
@@ -167,11 +127,13 @@ class PendingAnswer:
 
     def update(self) -> None:
         """Add the newest token. Only the engine calls `update`, `end` and `fail`."""
-        tokens = self.sequence.tokens
-        if self._processor.ended(tokens):
+        tokens, grammar = self.sequence.tokens, self.sequence.grammar
+        if grammar is not None and grammar.error:
+            raise GrammarError(grammar.error, "use a simpler schema")
+        if self._ended_by_token(tokens):
             return self.end("stop")
         self._show(self._stream.add(tokens[-1]))
-        if self._stream.stopped:
+        if self._stream.stopped or (grammar is not None and grammar.ended):
             self.end("stop")
         elif len(tokens) >= self._max_tokens:
             self.end("length")
@@ -189,6 +151,9 @@ class PendingAnswer:
             self.error = error
             with suppress(Exception):  # a listener may raise, perhaps this very error
                 self._close()
+
+    def _ended_by_token(self, tokens: Sequence[int]) -> bool:
+        return self._processor.ended(tokens) if self._style.ends_by_text else tokens[-1] in self._processor.stop_ids
 
     def _show(self, piece: str) -> None:
         if piece:

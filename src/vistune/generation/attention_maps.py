@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from vistune.errors import DataError
-from vistune.generation.answer import TextStream
-from vistune.generation.batch import hash_prompt
+from vistune.generation.sequence import hash_prompt
+from vistune.generation.text_stream import TextStream
 from vistune.model import VisionLanguageModel
 from vistune.model.attention import packed_attention, window_mask
 from vistune.model.language import run, unwrap

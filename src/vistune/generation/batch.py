@@ -6,77 +6,27 @@ prompt is read when its sequence joins; then every step adds one token to each s
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vistune.generation.sampling import GREEDY, Sampling, SamplingState, sample_tokens
+from vistune.generation.sampling import sample_tokens
+from vistune.generation.sequence import Codes, Prompt, RunningSequence, hash_prompt
 from vistune.model import Prefix, VisionLanguageModel
 from vistune.processor.tiles import NEWLINE
-from vistune.types import IMAGE_ID, Example
+from vistune.types import Example
 
 LEAST_SHARED = 16  # tokens that a prefix must save to be read on its own
 LONGEST_REST = 256  # tokens after the prefix; a longer prompt becomes a prefix, because rests are padded in the batch
 TILES_AT_ONCE = 8
 HEAD_ROWS = 2000  # rows of the head that are multiplied at once on a CPU
 
-Codes = npt.NDArray[np.int64]
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prompt:
-    """An encoded prompt with hashes by which it is compared with others.
-
-    Attributes:
-        example: The prompt as tensors.
-        codes: (tokens,) a text token's id, or for a slot a negative number from its tile's hash and its patch. If the
-            codes of two prompts begin with the same numbers, the prompts begin with the same text and pixels.
-        tiles: A hash of each tile's pixels, and of its grid with NaFlex.
-        slots: (slots, 2) tile and patch of each slot, in order.
-    """
-
-    example: Example
-    codes: Codes
-    tiles: tuple[bytes, ...]
-    slots: Tensor
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @property
-    def images_end(self) -> int:
-        """Index of the first token after the last image; 0 without images."""
-        indices = np.flatnonzero(self.codes < 0)
-        return int(indices[-1]) + 1 if len(indices) else 0
-
-
-def hash_prompt(example: Example) -> Prompt:
-    """Hash the pixels of a prompt: equal images have equal codes, whatever file they came from."""
-    tiles = tuple(hashlib.sha256(tile.contiguous().numpy()).digest() for tile in example.images)
-    if example.grids is not None:  # the same patches in another grid are another image
-        pairs = zip(tiles, example.grids.numpy(), strict=True)
-        tiles = tuple(hashlib.sha256(tile + grid.tobytes()).digest() for tile, grid in pairs)
-    codes: Codes = example.input_ids.numpy().copy()
-    is_slot = codes == IMAGE_ID
-    count = int(is_slot.sum())
-    slots = example.slots
-    if slots is None:
-        per_tile = max(count // max(len(tiles), 1), 1)
-        slots = torch.stack([torch.arange(count) // per_tile, torch.arange(count) % per_tile], dim=1)
-    # 62 bits of each hash; two different images would have to agree in all of them.
-    numbers = np.array([int.from_bytes(tile[:8], "little") >> 2 for tile in tiles] or [0], dtype=np.int64)
-    tile, patch = slots.numpy().T
-    codes[is_slot] = np.where(tile == NEWLINE, -1, -2 - (numbers[tile] ^ patch))
-    return Prompt(example, codes, tiles, slots)
 
 
 def common_length(one: Codes, other: Codes) -> int:
@@ -152,39 +102,25 @@ class PrefixCache:
         self._entries.put(whole, prefix, prefix.bytes)
 
 
-@dataclass(eq=False, slots=True)
-class RunningSequence:
-    """A prompt and the tokens generated so far. `reused`: number of prompt tokens that were in the prefix cache."""
-
-    prompt: Prompt
-    sampling: Sampling = GREEDY
-    tokens: list[int] = field(default_factory=list)
-    reused: int = 0
-    rng: torch.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rng = torch.Generator().manual_seed(self.sampling.seed)
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.tokens)
-
-    @property
-    def sampling_state(self) -> SamplingState:
-        needs_context = self.sampling.repetition_penalty != 1
-        context = [*self.prompt.codes.tolist(), *self.tokens] if needs_context else ()
-        return SamplingState(self.sampling, self.rng, context)
-
-
 class RunningBatch:
     """The running sequences and their keys and values; sequence k has row k of the KV cache.
 
     The model's weights must not change. `cache_bytes`: size of the prefix cache. `prefixes_at_once`: how many prefixes
-    may be read while running sequences wait for their next token.
+    may be read while running sequences wait for their next token. `vocabulary`: the number of the tokenizer's tokens,
+    over which log probabilities are normalized; None takes all rows of the head.
     """
 
-    def __init__(self, model: VisionLanguageModel, cache_bytes: int, *, prefixes_at_once: int = 1) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        cache_bytes: int,
+        *,
+        prefixes_at_once: int = 1,
+        vocabulary: int | None = None,
+    ) -> None:
         self.model = model
         self.prefixes_at_once = prefixes_at_once
+        self.vocabulary = vocabulary
         self.prefixes = PrefixCache(cache_bytes)
         self.images: LRUCache[bytes, Tensor] = LRUCache(cache_bytes // 8)  # projected features by tile hash
         self.sequences: list[RunningSequence] = []
@@ -230,7 +166,7 @@ class RunningBatch:
         self._cache.add(prefill)
         self.sequences += joining
         for sequence, token in zip(joining, tokens, strict=True):
-            sequence.tokens.append(token)
+            sequence.append(token)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -254,7 +190,7 @@ class RunningBatch:
         last = torch.tensor([sequence.tokens[-1] for sequence in self.sequences], device=self.model.head.device)
         tokens = self._next_tokens(self.model.decode(last, self._cache), self.sequences)
         for sequence, token in zip(self.sequences, tokens, strict=True):
-            sequence.tokens.append(token)
+            sequence.append(token)
 
     @torch.inference_mode()
     def leave(self, sequence: RunningSequence) -> None:
@@ -274,7 +210,12 @@ class RunningBatch:
         # On a CPU, parts of the head that fit its cache take two thirds of the time of the whole (16 rows, AVX2).
         parts = head.weight.split(HEAD_ROWS if head.device.type == "cpu" else len(head.weight))
         logits = head.from_raw(torch.cat([hidden @ rows.T for rows in parts], dim=-1))
-        return sample_tokens(logits, [sequence.sampling_state for sequence in sequences])
+        tokens = sample_tokens(logits, [sequence.sampling_state for sequence in sequences])
+        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+            if sequence.top_logprobs is not None:
+                # Rows beyond the tokenizer's vocabulary pad the head; they are not tokens.
+                sequence.record(logits[row, : max(self.vocabulary or logits.shape[1], token + 1)], token)
+        return tokens
 
     def _plan(self, prompt: Prompt, waiting: Sequence[RunningSequence]) -> tuple[Prefix | None, int]:
         """Return the longest cached prefix, and the end of the prefix that should be read first (0: none).

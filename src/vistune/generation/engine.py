@@ -13,9 +13,11 @@ from dataclasses import replace
 from functools import partial
 
 from vistune.errors import DataError
-from vistune.generation.answer import Listener, PendingAnswer
-from vistune.generation.batch import Prompt, RunningBatch, RunningSequence, hash_prompt
+from vistune.generation.answer import PLAIN, Listener, Output, PendingAnswer
+from vistune.generation.batch import RunningBatch
+from vistune.generation.grammar import GrammarCompiler
 from vistune.generation.sampling import GREEDY, Sampling
+from vistune.generation.sequence import Prompt, RunningSequence, hash_prompt
 from vistune.model import VisionLanguageModel
 from vistune.model.language import unwrap
 from vistune.processor import Processor
@@ -50,7 +52,10 @@ class Engine:
         self.batch_size = batch_size
         config = unwrap(model.language).config
         self.context = float(getattr(config, "max_position_embeddings", None) or "inf")  # in tokens
-        self.batch = RunningBatch(model, cache_bytes, prefixes_at_once=prefixes_at_once)
+        self.grammars = GrammarCompiler(processor, len(model.head.weight))
+        self.batch = RunningBatch(
+            model, cache_bytes, prefixes_at_once=prefixes_at_once, vocabulary=len(processor.tokenizer)
+        )
         self._waiting: deque[PendingAnswer] = deque()
         self._running: dict[RunningSequence, PendingAnswer] = {}
         self._stepping = threading.RLock()
@@ -79,11 +84,12 @@ class Engine:
         sampling: Sampling = GREEDY,
         stop: Sequence[str] = (),
         listen: Listener | None = None,
+        output: Output = PLAIN,
     ) -> PendingAnswer:
         """Submit a request, from any thread. An answer that fills the model's context ends with reason `length`.
 
-        `stop`: strings that end the answer. `listen`: see `PendingAnswer`. Raises DataError if the prompt is empty or
-        fills the context, or if max_tokens or a stop string is invalid.
+        `stop`: strings that end the answer, also if they begin it. `listen`: see `PendingAnswer`. Raises DataError if
+        the prompt is empty or fills the context, or if max_tokens or a stop string is invalid.
         """
         if max_tokens < 1 or not len(prompt) or not all(stop):
             raise DataError(
@@ -98,10 +104,16 @@ class Engine:
         answer = PendingAnswer(
             self,
             self.processor,
-            RunningSequence(prompt if isinstance(prompt, Prompt) else hash_prompt(prompt), sampling),
+            RunningSequence(
+                prompt if isinstance(prompt, Prompt) else hash_prompt(prompt),
+                sampling,
+                output.grammar,
+                output.top_logprobs,
+            ),
             max_tokens=int(min(max_tokens, self.context - len(prompt))),
             stop=stop,
             listen=listen,
+            style=output.style,
         )
         with self._work:
             if self._closing:

@@ -236,14 +236,17 @@ def _joined(first: Message, second: Message) -> Message:
     return Message(first.role, (*first.parts, *between, *second.parts))
 
 
-def require_question(roles: Sequence[str]) -> None:
-    """Raise FieldError unless the last message that is not a system message is the user's."""
+def require_question(roles: Sequence[str], path: str = "messages") -> None:
+    """Raise FieldError unless the last message that is not a system message is the user's.
+
+    `path`: the field of the messages.
+    """
     spoken = [role for role in roles if role not in ("system", "developer")]
     if not spoken:
-        raise FieldError("messages", "there is no message of the user", "end with the user's message")
+        raise FieldError(path, "there is no message of the user", "end with the user's message")
     if spoken[-1] != "user":
         raise FieldError(
-            "messages",
+            path,
             "the last message is the assistant's",
             "end with the user's message; an assistant's message cannot be continued here",
         )

@@ -54,24 +54,32 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True)
 class SamplingState:
-    """The state on which a sequence's next token depends. `seen`: every token of the prompt and the answer so far."""
+    """The state on which a sequence's next token depends.
+
+    Attributes:
+        seen: Every token of the prompt and the answer so far.
+        allowed: Mask (vocabulary,) of the tokens that may come next; None allows all.
+    """
 
     sampling: Sampling
     rng: torch.Generator
     seen: Sequence[int]
+    allowed: Tensor | None = None
 
 
 def sample_tokens(logits: Tensor, states: Sequence[SamplingState]) -> list[int]:
     """Sample a token per row of logits (rows, vocabulary). Rows do not influence each other."""
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     for row, state in enumerate(states):
-        if not state.sampling.is_greedy:
+        if state.allowed is not None or not state.sampling.is_greedy:
             tokens[row] = _sample(logits[row].float(), state)
     return tokens
 
 
 def _sample(scores: Tensor, state: SamplingState) -> int:
     sampling = state.sampling
+    if state.allowed is not None:
+        scores = scores.masked_fill(~state.allowed.to(scores.device), -torch.inf)
     if sampling.among:
         allowed = torch.tensor(sampling.among, device=scores.device)
         scores = torch.full_like(scores, -torch.inf).index_copy(0, allowed, scores[allowed])

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
 from vistune.processor.images import image_size
+from vistune.processor.probes import empty_probes, image_probes, text_probes
 from vistune.processor.template_defaults import without_generation_marks
-from vistune.processor.templates import BOS, EOS, Control, TextPiece, chat_template
+from vistune.processor.templates import BOS, EOS, Control, Piece, TextPiece, chat_template
 from vistune.processor.tiles import (
     blank_tiles,
     grids_of_sizes,
@@ -34,6 +34,7 @@ from vistune.processor.tiles import (
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
 from vistune.processor.tokenizer_template import TokenizerTemplate, template_for
 from vistune.processor.tokens import Encoded, Encoder, collapse_slots
+from vistune.processor.tool_template import ToolTemplate
 from vistune.types import (
     IGNORE,
     SIZED_MODES,
@@ -48,9 +49,6 @@ from vistune.types import (
 )
 
 PixelReader = Callable[[ImageRef, Spec], torch.Tensor]
-# Texts of the conversations that show at start-up whether a template and a tokenizer fit.
-LONG_ANSWER = "The image shows a red circle and two blue squares. " * 40
-MARKUP = "<b>1 < 2</b> {{ x }} {% if y %} ### [x](y) \\n | & &amp;"
 ONE_PATCH = torch.ones((1, 2), dtype=torch.int64)  # grid of a blank tile
 
 
@@ -178,6 +176,43 @@ class Processor:
         example = self._example(self._encoder.encode(self.template.render(messages)), pixels)
         return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
 
+    @cached_property
+    def tools(self) -> ToolTemplate | None:
+        """The tools of the tokenizer's chat template; None if it has none, or the template is one of ours."""
+        tools = ToolTemplate(self.template) if isinstance(self.template, TokenizerTemplate) else None
+        return tools if tools is not None and tools.form is not None else None
+
+    def encode_pieces(self, pieces: Sequence[Piece]) -> Example:
+        """Encode the pieces of a prompt; nothing is supervised."""
+        example = self._example(self._encoder.encode(pieces))
+        return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
+
+    def encode_text(self, text: str) -> Example:
+        """Encode a text that the model continues, without a template and as the tokenizer reads it.
+
+        Raises DataError if it contains the tokenizer's image token, for which there is no image.
+        """
+        ids = list(self.tokenizer(text)["input_ids"])
+        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(self.tokenizer.eos_token):
+            ids.pop()
+        if getattr(self.tokenizer, "image_token_id", None) in ids:
+            raise DataError("the text contains the image token", "remove it; send images in the messages of a chat")
+        labels = torch.full((len(ids),), IGNORE)
+        return Example(torch.tensor(ids, dtype=torch.int64), labels, blank_tiles(self.spec, 0))
+
+    @cached_property
+    def plain_tokens(self) -> list[int]:
+        """Tokens of a text that begins with a letter."""
+        return list(self.tokenizer("a", add_special_tokens=False)["input_ids"])
+
+    @cached_property
+    def answer_space(self) -> str:
+        """The space that the template writes before an answer, if decoding an answer shows it; else ""."""
+        pieces = self.template.render((Message("user", ("?",)), Message("assistant", ("!",))))
+        answer = next((piece.text for piece in pieces if isinstance(piece, TextPiece) and piece.supervised), "")
+        word = list(self.tokenizer("a a", add_special_tokens=False)["input_ids"])[len(self.plain_tokens) :]
+        return " " if answer.startswith(" ") and self.tokenizer.decode(word).startswith(" ") else ""
+
     def _example(self, encoded: Encoded, pixels: PixelReader = load_tiles) -> Example:
         spec, ids, labels = self.spec, torch.tensor(encoded.ids), torch.tensor(encoded.labels)
         tiles = [pixels(image, spec) for image in encoded.images]
@@ -207,7 +242,7 @@ class Processor:
                 a prompt's ids differ from the beginning of its training example, or from `apply_chat_template`.
         """
         faults: Iterator[str] = (
-            self._fault(messages[:2] if self.template.name == "plain" else messages) for messages in _image_probes()
+            self._fault(messages[:2] if self.template.name == "plain" else messages) for messages in image_probes()
         )
         if isinstance(self.template, TokenizerTemplate):
             self.template.require_learnable()
@@ -241,7 +276,7 @@ class Processor:
 
     def _own_faults(self, template: TokenizerTemplate) -> Iterator[str]:
         """Yield how encoding with the tokenizer's own template differs from transformers, or lets a user end a turn."""
-        for messages in [*_text_probes(system=template.takes_system), *filter(self._is_encodable, _empty_probes())]:
+        for messages in [*text_probes(system=template.takes_system), *filter(self._is_encodable, empty_probes())]:
             yield self._fault(messages)
             encoded, prompt = self.encode_ids(Sample("probe", tuple(messages))), self.encode_prompt(messages[:-1])
             if not self.stop_text and self.stop_ids.isdisjoint(encoded.labels[len(prompt) :]):
@@ -339,35 +374,3 @@ def _joined_slots(parts: Iterable[tuple[torch.Tensor | None, int]]) -> torch.Ten
             slots.append(shift_tiles(part, tiles))
         tiles += count
     return torch.cat(slots) if slots else None
-
-
-def _image_probes() -> list[list[Message]]:
-    """Return conversations of one and two turns, whose first question has an image."""
-    image = ImageRef(Image.new("RGB", (2, 2)))
-    english_and_korean = _turns("What colour is it?", "It is red.", "무슨 색인가요?", "빨간색입니다.")
-    conversations = [english_and_korean, _turns("2 + 2?", "4")]
-    for messages in conversations:
-        messages[0] = Message("user", (image, *messages[0].parts))
-    return conversations
-
-
-def _text_probes(*, system: bool) -> list[list[Message]]:
-    """Return conversations of one and several turns without images; `system`: also ones with a system message."""
-    conversations = [
-        _turns("What colour is it?", "It is red."),
-        _turns("무슨 색인가요?", "빨간색입니다.", "And this?", "A circle.", "Why?", LONG_ANSWER.strip()),
-        _turns(MARKUP, MARKUP, "1\n\n2", "- a\n- b"),
-    ]
-    if system:
-        first = Message("system", ("짧게 답하세요. Be brief.",))
-        conversations += [[first, *messages] for messages in conversations[:2]]
-    return conversations
-
-
-def _empty_probes() -> list[list[Message]]:
-    """Return conversations with an empty answer. Not every template and tokenizer can encode these."""
-    return [_turns("What colour is it?", ""), _turns("What?", "", "Why?", "Because.")]
-
-
-def _turns(*texts: str) -> list[Message]:
-    return [Message("assistant" if k % 2 else "user", (text,)) for k, text in enumerate(texts)]

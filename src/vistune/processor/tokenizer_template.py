@@ -103,6 +103,7 @@ class TokenizerTemplate:
         refusal: Why the template cannot be trained with; "" if it can.
         takes_system: Whether the template takes a system message.
         shows_images: Whether the template writes images itself, as those of vision models.
+        special_tokens: The tokenizer's special tokens by name, as the source uses them.
     """
 
     name = OWN
@@ -115,9 +116,9 @@ class TokenizerTemplate:
             raise RecipeError("this tokenizer has no chat template of its own", f"choose one of {names}") from None
         self.tokenizer = copy(tokenizer)
         self.tokenizer.chat_template = self.source
-        self._special_tokens = dict(tokenizer.special_tokens_map)
+        self.special_tokens = dict(tokenizer.special_tokens_map)
         self._has_generation_marks = GENERATION.search(self.source) is not None
-        controls = _control_pattern(tokenizer, self.source)
+        controls = control_pattern(tokenizer, self.source)
         mark = re.escape(getattr(tokenizer, "image_token", None) or IMAGE)
         self._pattern = re.compile(f"{OPEN}(?P<number>[0-9]+){CLOSE}|(?P<image>{SLOT}|{mark})|(?P<control>{controls})")
         self._pieces: dict[Shape, list[ShapePiece]] = {}
@@ -125,7 +126,7 @@ class TokenizerTemplate:
         self._answers: AnswerSpans | None = None
         if not self._has_generation_marks:
             two_turns = self._rendering(ONE_TURN * 2).text
-            self._answers = AnswerSpans(two_turns, self._text_of, controls, self._special_tokens.get("eos_token", ""))
+            self._answers = AnswerSpans(two_turns, self._text_of, controls, self.special_tokens.get("eos_token", ""))
         self.end, self.refusal = _end_of(self._pieces_of(ONE_TURN), self._has_generation_marks)
         if not self.refusal:
             finished = self._rendering(ONE_TURN)
@@ -150,6 +151,10 @@ class TokenizerTemplate:
         if all(answer.supervised for answer in answers):
             return pieces
         return _without_unsupervised(pieces, answers, origin)
+
+    def cut(self, rendered: str) -> list[TextPiece | Control | None]:
+        """Cut a rendered prompt into text, the template's tokens, and None for each image."""
+        return [piece for piece in self._cut(rendered, ()) if not isinstance(piece, TextSlot)]
 
     def chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Return a conversation without images as the messages from which `apply_chat_template` renders the same."""
@@ -213,7 +218,7 @@ class TokenizerTemplate:
                 chat_template=self.source,
                 return_assistant_tokens_mask=self._has_generation_marks,
                 add_generation_prompt=shape[-1][0] == "user",
-                **self._special_tokens,
+                **self.special_tokens,
             )
         except (TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
             return "", (), f"{type(error).__name__}: {error}"
@@ -279,7 +284,7 @@ def _without_unsupervised(pieces: list[Piece], answers: Sequence[Message], origi
     return changed
 
 
-def _control_pattern(tokenizer: TokenizerLike, source: str) -> str:
+def control_pattern(tokenizer: TokenizerLike, source: str) -> str:
     """Match the tokens that the template writes: special ones, and other added ones that look like markup.
 
     A token with `lstrip` or `rstrip` takes whitespace next to it along, as when a string is tokenised whole.

@@ -6,9 +6,15 @@ import asyncio
 import base64
 import json
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import openai
+from pydantic import BaseModel
+
+
+class Shape(BaseModel):
+    colour: Literal["red", "blue"]
+
 
 TO_SAY: dict[str, Any] = {"model": "tiny", "temperature": 0, "max_tokens": 12}
 
@@ -48,10 +54,13 @@ def main(base_url: str, shown_image: str) -> dict[str, Any]:
             return [answer.choices[0].message.content for answer in await asyncio.gather(*asked)]
 
     said["at once"] = sorted(set(map(str, asyncio.run(at_once()))))
-    try:
-        client.responses.create(model="tiny", input="What is it?")
-    except openai.NotFoundError as error:
-        said["responses"] = error.body["message"] if isinstance(error.body, dict) else str(error)
+    said["responses"] = client.responses.create(
+        model="tiny", input="What is it?", instructions="Be brief.", temperature=0, max_output_tokens=12
+    ).output_text
+    parsed = client.chat.completions.parse(
+        model="tiny", messages=talk[:2], temperature=0, max_tokens=200, response_format=Shape
+    )
+    said["parsed"] = parsed.choices[0].message.parsed.colour if parsed.choices[0].message.parsed else None
     return said
 
 

@@ -31,12 +31,14 @@ from vistune.generation.fields import FieldError
 from vistune.serving.api.static import PATHS
 
 if TYPE_CHECKING:
-    from vistune.serving.api.service import ServerMetrics
+    from vistune.serving.api.metrics import ServerMetrics
 
 logger = logging.getLogger("vistune.serving")
 PAGE_FILES = "/page/"  # scripts, styles and sample images of the page: logged only in debug mode
 
-CHAT, ATTENTION = MODEL_PATHS = "/v1/chat/completions", "/v1/looks"  # paths whose requests use the model
+CHAT, ATTENTION = "/v1/chat/completions", "/v1/looks"
+COMPLETIONS, RESPONSES = "/v1/completions", "/v1/responses"
+MODEL_PATHS = (CHAT, ATTENTION, COMPLETIONS, RESPONSES)  # paths whose requests use the model
 OPEN_PATHS = PATHS | {"/health"}  # without a key: a browser has none before the page asks for it
 LONGEST_MESSAGE = 400  # characters
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -86,12 +88,12 @@ def image_refusal(error: DataError, param: str) -> Refusal:
     return Refusal(400, _with_hint(error), code="invalid_image", param=param)
 
 
-def conversation_refusal(error: VistuneError) -> Refusal:
-    """Return the error for a conversation that the template cannot render."""
+def conversation_refusal(error: VistuneError, path: str = "messages") -> Refusal:
+    """Return the error for a conversation, the field at `path`, that the template cannot render."""
     return (
         field_refusal(error)
         if isinstance(error, FieldError)
-        else field_refusal(FieldError("messages", error.message, error.hint))
+        else field_refusal(FieldError(path, error.message, error.hint))
     )
 
 

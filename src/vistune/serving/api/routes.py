@@ -5,32 +5,42 @@ https://platform.openai.com/docs/api-reference/chat
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
-import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from vistune import __version__
-from vistune.generation import PendingAnswer
 from vistune.generation.fields import Body
-from vistune.serving.api import schema, static
+from vistune.serving.api import bodies, static
 from vistune.serving.api.attention_maps import attention_maps
-from vistune.serving.api.guard import ATTENTION, CHAT, Refusal, is_loopback, log_error, server_error
+from vistune.serving.api.chat import EventStream, completion_body, stream_lines, whole_answers
+from vistune.serving.api.completions import CompletionRequest, admit_completion, text_body, text_stream_lines
+from vistune.serving.api.guard import (
+    ATTENTION,
+    CHAT,
+    COMPLETIONS,
+    MODEL_PATHS,
+    RESPONSES,
+    Refusal,
+    is_loopback,
+    server_error,
+)
+from vistune.serving.api.responses import ResponseWriter, admit_response, response_events
+from vistune.serving.api.responses_schema import ResponsesRequest
 from vistune.serving.api.schema import AttentionRequest, ChatRequest, unused_header
-from vistune.serving.api.service import ActiveRequest, ModelService
+from vistune.serving.api.service import ModelService
 
-METHODS = {CHAT: "POST", ATTENTION: "POST", "/v1/models": "GET", "/health": "GET", "/ready": "GET", "/metrics": "GET"}
+METHODS = {
+    **dict.fromkeys(MODEL_PATHS, "POST"),
+    "/v1/models": "GET",
+    "/health": "GET",
+    "/ready": "GET",
+    "/metrics": "GET",
+}
 OTHER_APIS = {  # paths of other APIs that clients may try -> the API's name
-    "/v1/completions": "the completions API",
-    "/v1/responses": "the Responses API",
     "/v1/embeddings": "the embeddings API",
     "/v1/messages": "Anthropic's API",
     "/api/chat": "Ollama's API",
@@ -43,20 +53,6 @@ OTHER_APIS = {  # paths of other APIs that clients may try -> the API's name
 Responses = dict[int | str, dict[str, Any]]  # of a route, as FastAPI documents them
 
 
-class EventStream(StreamingResponse):
-    """An answer that is sent while it is generated. Its request is released even if the client has left already."""
-
-    def __init__(self, active: ActiveRequest, lines: AsyncIterator[str], headers: dict[str, str]) -> None:
-        super().__init__(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no", **headers})
-        self.active = active
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.active.release()
-
-
 def make_app(service: ModelService) -> FastAPI:
     """Return the application with all routes of a service."""
     app = FastAPI(title="vistune", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -66,11 +62,10 @@ def make_app(service: ModelService) -> FastAPI:
     @app.post(
         ATTENTION,
         openapi_extra=request_body(ATTENTION, AttentionRequest, service.name),
-        responses=responses(schema.AttentionBody),
+        responses=responses(bodies.AttentionBody),
     )
     async def attention(request: Request) -> Response:
-        body, unused = await attention_maps(service, request)
-        return JSONResponse(body, headers=unused_header(unused))
+        return await attention_maps(service, request)
 
     async def page(request: Request) -> Response:
         file = static.contents(service.samples).get(request.scope["path"])
@@ -85,7 +80,7 @@ def make_app(service: ModelService) -> FastAPI:
     @app.post(
         CHAT,
         openapi_extra=request_body(CHAT, ChatRequest, service.name),
-        responses=responses(schema.ChatCompletion, streams=True),
+        responses=responses(bodies.ChatCompletion, streams=True),
     )
     async def chat(request: Request) -> Response:
         active, chat_request = await service.admit(request)
@@ -93,13 +88,54 @@ def make_app(service: ModelService) -> FastAPI:
         if chat_request.stream:
             return EventStream(active, stream_lines(active, chat_request, request.state.request_id), headers)
         try:
-            text = await _whole_text(request, active)
-            assert active.answer is not None
-            return JSONResponse(completion_body(service.name, text, active.answer), headers=headers)
+            return JSONResponse(
+                completion_body(active, chat_request, await whole_answers(request, active)), headers=headers
+            )
         finally:
             active.release()
 
+    add_completions(app, service)
+    add_responses(app, service)
     return app
+
+
+def add_responses(app: FastAPI, service: ModelService) -> None:
+    """Add the route of the Responses API."""
+
+    @app.post(
+        RESPONSES,
+        openapi_extra=request_body(RESPONSES, ResponsesRequest, service.name),
+        responses=responses(bodies.ResponseBody, streams=True),
+    )
+    async def create_response(request: Request) -> Response:
+        active, response_request = await admit_response(service, request)
+        headers = unused_header(active.unused)
+        if response_request.stream:
+            return EventStream(active, response_events(active, response_request, request.state.request_id), headers)
+        try:
+            (answer,) = await whole_answers(request, active)
+            return JSONResponse(ResponseWriter(active, response_request).body(answer), headers=headers)
+        finally:
+            active.release()
+
+
+def add_completions(app: FastAPI, service: ModelService) -> None:
+    """Add the route that continues texts."""
+
+    @app.post(
+        COMPLETIONS,
+        openapi_extra=request_body(COMPLETIONS, CompletionRequest, service.name),
+        responses=responses(bodies.TextCompletion, streams=True),
+    )
+    async def completions(request: Request) -> Response:
+        active, text_request = await admit_completion(service, request)
+        headers = unused_header(active.unused)
+        if text_request.stream:
+            return EventStream(active, text_stream_lines(active, text_request, request.state.request_id), headers)
+        try:
+            return JSONResponse(text_body(active, text_request, await whole_answers(request, active)), headers=headers)
+        finally:
+            active.release()
 
 
 def add_error_handlers(app: FastAPI, service: ModelService) -> None:
@@ -127,12 +163,12 @@ def add_error_handlers(app: FastAPI, service: ModelService) -> None:
 def add_status_routes(app: FastAPI, service: ModelService) -> None:
     """Add the routes that report the state of the server and its model."""
 
-    @app.get("/health", responses=responses(schema.Health, unavailable=schema.Health))
+    @app.get("/health", responses=responses(bodies.Health, unavailable=bodies.Health))
     async def health() -> Response:
         alive = service.engine.is_stepping
         return JSONResponse({"status": "ok" if alive else "engine stopped"}, 200 if alive else 503)
 
-    @app.get("/ready", responses=responses(schema.Readiness, unavailable=schema.Readiness))
+    @app.get("/ready", responses=responses(bodies.Readiness, unavailable=bodies.Readiness))
     async def ready() -> Response:
         is_ready = service.engine.is_stepping and not service.is_draining
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
@@ -142,11 +178,11 @@ def add_status_routes(app: FastAPI, service: ModelService) -> None:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models/", include_in_schema=False)
-    @app.get("/v1/models", responses=responses(schema.ModelList))
+    @app.get("/v1/models", responses=responses(bodies.ModelList))
     async def models() -> Response:
-        return JSONResponse(schema.ModelList(object="list", data=[service.model_body()]))
+        return JSONResponse(bodies.ModelList(object="list", data=[service.model_body()]))
 
-    @app.get("/v1/models/{name:path}", responses=responses(schema.ModelBody))
+    @app.get("/v1/models/{name:path}", responses=responses(bodies.ModelBody))
     async def model(name: str) -> Response:
         if name.rstrip("/") != service.name:
             message = f"model: not a model of this server; it serves {service.name!r}"
@@ -158,8 +194,8 @@ def responses(body: type[object], *, unavailable: type[object] | None = None, st
     """Document the responses of a route: its body, OpenAI's errors, and a body for status 503 if that is no error."""
     documented: Responses = {
         200: {"model": body, "description": "The answer"},
-        "4XX": {"model": schema.ErrorBody, "description": "An error of the request"},
-        "5XX": {"model": schema.ErrorBody, "description": "An error of the server"},
+        "4XX": {"model": bodies.ErrorBody, "description": "An error of the request"},
+        "5XX": {"model": bodies.ErrorBody, "description": "An error of the server"},
     }
     if streams:
         documented[200]["content"] = {"text/event-stream": {}}
@@ -174,93 +210,6 @@ def request_body(path: str, body: type[Body], model: str) -> dict[str, Any]:
     body_schema = body.model_json_schema(ref_template=pointer)
     body_schema["properties"]["model"] = {"const": model}  # the server has one model
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": body_schema}}}}
-
-
-async def _whole_text(request: Request, active: ActiveRequest) -> str:
-    """Return the whole answer; raise ClientDisconnect as soon as the client has gone."""
-
-    async def collect() -> str:
-        return "".join([piece async for piece in active.text()])
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = asyncio.create_task(collect()), asyncio.create_task(disconnected())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise ClientDisconnect
-        return tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def completion_body(name: str, text: str, answer: PendingAnswer) -> schema.ChatCompletion:
-    """Return the body of a finished answer."""
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": name,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": answer.finish_reason,
-            }
-        ],
-        "usage": usage(answer),
-    }
-
-
-def usage(answer: PendingAnswer) -> schema.Usage:
-    """Return the token counts of an answer."""
-    return {
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.completion_tokens,
-        "total_tokens": answer.prompt_tokens + answer.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": answer.reused_tokens},
-    }
-
-
-async def stream_lines(active: ActiveRequest, chat_request: ChatRequest, request_id: str) -> AsyncIterator[str]:
-    """Yield server-sent events. An error is an event too, and [DONE] always comes last."""
-    options = chat_request.stream_options
-    with_usage = options is not None and bool(options.include_usage)
-    head = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion.chunk",
-        "created": int(time.time()),
-        "model": chat_request.model,
-    }
-
-    def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return event({**head, "choices": [choice], **({"usage": None} if with_usage else {})})
-
-    try:
-        yield chunk({"role": "assistant", "content": ""})
-        async for piece in active.text():
-            yield chunk({"content": piece}) if piece else ": waiting for text\n\n"
-        assert active.answer is not None
-        yield chunk({}, active.answer.finish_reason)
-        if with_usage:
-            yield event({**head, "choices": [], "usage": usage(active.answer)})
-    except Refusal as refusal:
-        active.service.metrics.rejects.labels(refusal.code).inc()
-        yield event(refusal.body)
-    except Exception as error:
-        log_error(request_id, error)
-        yield event(server_error(request_id).body)
-    yield "data: [DONE]\n\n"
-
-
-def event(value: dict[str, Any]) -> str:
-    """Format one server-sent event."""
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 def wrong_route_message(status: int, request: Request, allowed: str) -> str:

@@ -8,21 +8,15 @@ in the header X-Ignored-Parameters.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    NotRequired,  # pydantic reads typing's own only from Python 3.12 on
-    TypeVar,
-)
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
-from typing_extensions import TypedDict
 
-from vistune.generation import Sampling
+from vistune.generation import Output, Sampling
 from vistune.generation.fields import Body, FieldError, field_error, unused_fields
+from vistune.generation.grammar import GrammarCompiler
 from vistune.generation.messages import (
     EXPECTED,
     IMAGE_NAMES,
@@ -35,21 +29,35 @@ from vistune.generation.messages import (
     check_message,
     require_question,
 )
+from vistune.generation.text_stream import ANSWER, TextStyle
+from vistune.processor import Processor
 from vistune.serving.api import Limits
+from vistune.serving.api.active import AnswerSettings
+from vistune.serving.api.formats import FORMAT_FIELDS, ResponseFormat, compiled
 from vistune.serving.api.guard import Refusal, field_refusal
+from vistune.serving.api.tools import (
+    TOOL_FIELDS,
+    ToolFields,
+    ToolMessage,
+    check_tool_messages,
+    refuse_tools,
+    refuse_tools_with_format,
+)
 
 MOST_MESSAGES = 1000
+MOST_ANSWERS = 16  # per prompt
+MOST_LOGPROBS = 20  # likeliest tokens per token
 # Parameters of OpenAI and vLLM that change an answer, with the values that do not; () stands for those of NOTHING.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,), "allowed_token_ids": (), "audio": (), "bad_words": (), "best_of": (1,),
     "continue_final_message": (), "documents": (), "echo": (), "extra_body": (), "frequency_penalty": (),
     "function_call": ("none", "auto"), "functions": (), "guided_choice": (), "guided_grammar": (), "guided_json": (),
     "guided_regex": (), "ignore_eos": (), "include_stop_str_in_output": (), "length_penalty": (1,), "logit_bias": (),
-    "logprobs": (), "min_p": (), "min_tokens": (), "mm_processor_kwargs": (), "modalities": (["text"],),
+    "min_p": (), "min_tokens": (), "mm_processor_kwargs": (), "modalities": (["text"],),
     "moderation": (), "prediction": (), "presence_penalty": (), "prompt_logprobs": (), "reasoning": (),
-    "reasoning_effort": ("none",), "response_format": ({"type": "text"},), "skip_special_tokens": (True,),
+    "reasoning_effort": ("none",), "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,), "stop_token_ids": (), "structured_outputs": (),
-    "tool_choice": ("none", "auto"), "tools": (), "top_logprobs": (), "truncate_prompt_tokens": (),
+    "truncate_prompt_tokens": (),
     "use_beam_search": (), "verbosity": ("medium",), "web_search_options": (),
     "chat_template": (), "chat_template_kwargs": (),
 }  # fmt: skip
@@ -88,7 +96,11 @@ FIELDS = {  # a field's path -> what it must be
     "stop": "text of 1 to 256 characters, or a list of at most 16 such texts",
     "stop[]": "text of 1 to 256 characters",
     "seed": "a whole number of at most 64 bits",
-    "n": "1; for more answers send the request again",
+    "n": f"a whole number from 1 to {MOST_ANSWERS}",
+    "logprobs": "true or false",
+    "top_logprobs": f"a whole number from 0 to {MOST_LOGPROBS}",
+    **FORMAT_FIELDS,
+    **TOOL_FIELDS,
 }
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
@@ -100,33 +112,20 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class ChatRequest(Body):
-    """A request of OpenAI's chat completions, with vLLM's `top_k` and `repetition_penalty`.
-
-    https://platform.openai.com/docs/api-reference/chat/create
-    """
-
-    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "remove it"), **OUTSIDE_MESSAGES}
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
+class ModelRequest(Body):
+    """A request of any API: it names the model."""
 
     model: str
-    messages: Messages
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+
+
+class SamplingFields(Body):
+    """The fields of every API that say how tokens are sampled."""
+
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(None, ge=-1, le=1_000_000)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    stop: Stops | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    n: Literal[1] | None = None
-
-    @field_validator("stop", mode="before", json_schema_input_type=Stops | Stop | None)
-    @classmethod
-    def _one_stop(cls, given: object) -> object:
-        return [given] if isinstance(given, str) else given
 
     def sampling(self) -> Sampling:
         """Return the sampling settings. OpenAI's defaults: temperature 1, all tokens, a random seed."""
@@ -139,164 +138,159 @@ class ChatRequest(Body):
             seed=secrets.randbits(63) if self.seed is None else self.seed,
         )
 
-    def answer_tokens(self, limits: Limits) -> int:
-        """Return the maximum number of tokens of the answer."""
-        return min(self.max_completion_tokens or self.max_tokens or limits.max_tokens, limits.max_tokens)
+
+class AnswerFields(SamplingFields):
+    """The fields of the completions APIs that say where an answer stops, and how many answers there are."""
+
+    stop: Stops | None = None
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
+
+    @field_validator("stop", mode="before", json_schema_input_type=Stops | Stop | None)
+    @classmethod
+    def _one_stop(cls, given: object) -> object:
+        return [given] if isinstance(given, str) else given
 
 
-class AttentionRequest(Body):
+class ChatRequest(ModelRequest, AnswerFields, ToolFields):
+    """A request of OpenAI's chat completions, with vLLM's `top_k` and `repetition_penalty`.
+
+    https://platform.openai.com/docs/api-reference/chat/create
+    """
+
+    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "remove it"), **OUTSIDE_MESSAGES}
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
+
+    messages: Annotated[list[ToolMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the conversation is written by the template with tools."""
+        return bool(self.names) or any(message.has_tools for message in self.messages)
+
+    def settings(self, limits: Limits, processor: Processor, grammars: GrammarCompiler) -> AnswerSettings:
+        """Return how the answers are generated; may take a second. Raises Refusal for a schema that is not enforced."""
+        schema, path = (None, "") if self.response_format is None else self.response_format.required_schema()
+        return AnswerSettings(
+            max_tokens=min(self.max_completion_tokens or self.max_tokens or limits.max_tokens, limits.max_tokens),
+            sampling=self.sampling(),
+            stop=self.stop or (),
+            count=self.n or 1,
+            output=Output(
+                grammar=compiled(schema, path, grammars) or self.grammar(processor, grammars),
+                top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+                style=TextStyle(keeps_special=True) if self.names else ANSWER,
+            ),
+            format_param="tools" if self.is_forced else "response_format",
+        )
+
+    def check(self, limits: Limits) -> None:
+        """Raise FieldError for fields that contradict each other or the server's limits."""
+        refuse_stream_options(self.stream_options, self.stream)
+        for name in ("max_tokens", "max_completion_tokens"):
+            refuse_long_answer(name, getattr(self, name), limits)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise FieldError("top_logprobs", "only together with logprobs", "set logprobs to true, or remove it")
+        schema, _ = (None, "") if self.response_format is None else self.response_format.required_schema()
+        self.check_tools()
+        refuse_tools_with_format(self, has_schema=schema is not None)
+        check_tool_messages(self.messages)
+        # The result of a call is answered like a question.
+        require_question(["user" if message.role == "tool" else message.role for message in self.messages])
+
+
+class AttentionRequest(ModelRequest):
     """A request of `/v1/looks`: the messages of a chat up to the last question, and the answer of the model."""
 
     refused: ClassVar[Mapping[str, str]] = OUTSIDE_MESSAGES
 
-    model: str
     messages: Messages
     answer: str = Field(min_length=1)
 
 
-class ErrorDetail(TypedDict):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorBody(TypedDict):
-    """An error in OpenAI's format."""
-
-    error: ErrorDetail
-
-
-class ModelBody(TypedDict):
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    max_output_tokens: int
-    max_pictures: int
-    max_model_len: NotRequired[int]
-
-
-class ModelList(TypedDict):
-    object: Literal["list"]
-    data: list[ModelBody]
-
-
-class AnswerMessage(TypedDict):
-    role: Literal["assistant"]
-    content: str
-    refusal: None
-
-
-class CompletionChoice(TypedDict):
-    index: int
-    message: AnswerMessage
-    logprobs: None
-    finish_reason: str | None
-
-
-class PromptDetails(TypedDict):
-    cached_tokens: int
-
-
-class Usage(TypedDict):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptDetails
-
-
-class ChatCompletion(TypedDict):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: Usage
-
-
-class AttentionView(TypedDict):
-    """Weights of one view of an image: for each word, those of the patches, row by row."""
-
-    rows: int
-    columns: int
-    box: list[float]
-    weights: list[list[float]]
-
-
-class AttentionImage(TypedDict):
-    views: list[AttentionView]
-
-
-class AttentionBody(TypedDict):
-    """The attention of an answer's words on the images of the conversation."""
-
-    object: Literal["looks"]
-    model: str
-    words: list[str]
-    pictures: list[AttentionImage]
-
-
-class Health(TypedDict):
-    status: str
-
-
-class Readiness(TypedDict):
-    ready: bool
-
-
-Request = TypeVar("Request", ChatRequest, AttentionRequest)
+Request = TypeVar("Request", bound="ModelRequest")
 
 
 def read_attention_request(body: bytes, *, model: str, limits: Limits) -> tuple[AttentionRequest, list[str]]:
     """Parse a request of `/v1/looks`; like `read_request`."""
-    request, unused = _read(AttentionRequest, body, model)
-    _refuse_size(request.messages, limits, len(request.answer))
+    request, unused = read_body(AttentionRequest, body, model)
+    with field_errors():
+        check_messages(request.messages)
+    refuse_size(request.messages, limits, len(request.answer))
     return request, unused
 
 
-def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatRequest, list[str]]:
+def read_request(body: bytes, *, model: str, limits: Limits, has_tools: bool = False) -> tuple[ChatRequest, list[str]]:
     """Parse a chat request; return it and the paths of its unused fields. If a key occurs twice, the last one counts.
 
-    Raises Refusal with the field and what to do.
+    `has_tools`: whether the model's chat template has tools. Raises Refusal with the field and what to do.
     """
-    request, unused = _read(ChatRequest, body, model)
-    if request.stream_options is not None and not request.stream:
-        raise field_refusal(FieldError("stream_options", "only for streams", "set stream to true, or remove it"))
-    for name in ("max_tokens", "max_completion_tokens"):
-        if (getattr(request, name) or 0) > limits.max_tokens:
-            problem = f"above this server's limit of {limits.max_tokens} tokens"
-            raise field_refusal(FieldError(name, problem, "lower it, or remove it"))
+    request, unused = read_body(ChatRequest, body, model)
+    with field_errors():
+        if not has_tools:
+            refuse_tools(request, request.messages)
+        request.check(limits)
     if None not in (request.max_tokens, request.max_completion_tokens):
         unused.insert(0, "max_tokens")
-    _refuse_size(request.messages, limits)
+    refuse_size(request.messages, limits)
     return request, unused
 
 
-def _read(kind: type[Request], body: bytes, model: str) -> tuple[Request, list[str]]:
-    """Parse and check a body of this type."""
+def refuse_stream_options(options: StreamOptions | None, stream: bool | None) -> None:
+    """Raise FieldError for options of a stream without a stream."""
+    if options is not None and not stream:
+        raise FieldError("stream_options", "only for streams", "set stream to true, or remove it")
+
+
+def refuse_long_answer(name: str, tokens: int | None, limits: Limits) -> None:
+    """Raise FieldError if an answer may not have this number of tokens."""
+    if (tokens or 0) > limits.max_tokens:
+        problem = f"above this server's limit of {limits.max_tokens} tokens"
+        raise FieldError(name, problem, "lower it, or remove it")
+
+
+def check_messages(messages: Sequence[ChatMessage]) -> None:
+    """Raise FieldError for messages that no template can render."""
+    for k, message in enumerate(messages):
+        check_message(message, f"messages[{k}]")
+    require_question([message.role for message in messages])
+
+
+@contextmanager
+def field_errors() -> Iterator[None]:
+    """Raise an error of a field as a Refusal."""
+    try:
+        yield
+    except FieldError as error:
+        raise field_refusal(error) from None
+
+
+def read_body(
+    kind: type[Request],
+    body: bytes,
+    model: str,
+    expected: Mapping[str, str] = FIELDS,
+    instead: Mapping[str, Mapping[str, str]] = INSTEAD,
+) -> tuple[Request, list[str]]:
+    """Parse a body; return it and the paths of its unused fields. `expected`, `instead`: as in `field_error`."""
     try:
         request = kind.model_validate_json(body)
     except ValidationError as error:
-        raise _refused(error, body) from None
+        if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid":
+            problem = "not JSON in UTF-8" if body.strip() else "empty"
+            raise Refusal(400, f"the body is {problem}; send a JSON object", code="invalid_json") from None
+        raise field_refusal(field_error(error, expected, instead)) from None
     if request.model != model:
         message = f"model: not a model of this server; it serves {model!r}"
         raise Refusal(404, message, code="model_not_found", param="model")
-    try:
-        unused = unused_fields(request)
-        for k, chat_message in enumerate(request.messages):
-            check_message(chat_message, f"messages[{k}]")
-        require_question([chat_message.role for chat_message in request.messages])
-    except FieldError as error:
-        raise field_refusal(error) from None
-    return request, unused
-
-
-def _refused(error: ValidationError, body: bytes) -> Refusal:
-    if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid":
-        problem = "not JSON in UTF-8" if body.strip() else "empty"
-        return Refusal(400, f"the body is {problem}; send a JSON object", code="invalid_json")
-    return field_refusal(field_error(error, FIELDS, INSTEAD))
+    with field_errors():
+        return request, unused_fields(request)
 
 
 def unused_header(paths: Sequence[str]) -> dict[str, str]:
@@ -304,7 +298,9 @@ def unused_header(paths: Sequence[str]) -> dict[str, str]:
     return {"X-Ignored-Parameters": ", ".join(paths)} if paths else {}
 
 
-def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_characters: int = 0) -> None:
+def refuse_size(
+    messages: Sequence[ChatMessage], limits: Limits, more_characters: int = 0, path: str = "messages"
+) -> None:
     """Raise Refusal if the messages have more images or text than the limits allow."""
     parts = [part for message in messages for part in message.parts]
     images = sum(isinstance(part, ImagePart) for part in parts)
@@ -318,4 +314,4 @@ def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_character
         (characters, limits.characters, "characters of text"),
     ):
         if count > most:
-            raise field_refusal(FieldError("messages", f"{count} {noun}, at most {most} are allowed", "send fewer"))
+            raise field_refusal(FieldError(path, f"{count} {noun}, at most {most} are allowed", "send fewer"))

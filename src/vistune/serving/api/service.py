@@ -11,23 +11,28 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from vistune.errors import DataError, RecipeError
-from vistune.generation import Assistant, Engine, PendingAnswer, alternate_turns, read_data_url
-from vistune.generation.batch import Prompt, hash_prompt
+from vistune.generation import Assistant, Engine, alternate_turns, read_data_url
 from vistune.generation.fields import is_data_url, is_link, url_error
+from vistune.generation.logprobs import TokenTexts
 from vistune.generation.messages import ChatMessage, ImagePart, one_message
+from vistune.generation.sequence import Prompt, hash_prompt
 from vistune.processor import load_bytes
 from vistune.serving.api import Limits
+from vistune.serving.api.active import ActiveRequest, shutting_down_error
+from vistune.serving.api.bodies import ModelBody
 from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.guard import Refusal, conversation_refusal, image_refusal
+from vistune.serving.api.metrics import ServerMetrics
 from vistune.serving.api.run_samples import RunSample
-from vistune.serving.api.schema import ChatRequest, ModelBody, read_request
+from vistune.serving.api.schema import ChatRequest, read_request
+from vistune.serving.api.tools import template_messages
 from vistune.types import ImageRef, Message
 
 NO_LINKS = (
@@ -36,118 +41,22 @@ NO_LINKS = (
     "--allow-fetch-from and the link's host",
 )
 READERS = 2  # threads that decode images and encode text; few, so that their memory is bounded
-LARGE_BYTES = 4 * 2**20  # after a request that used more, freed memory is returned to the system
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)  # limits of the buckets of a histogram
 T = TypeVar("T")
 
 
-class ServerMetrics:
-    """Counters and histograms in a registry of their own, so that two servers in one process do not mix.
+@dataclass(frozen=True, slots=True)
+class MessagePaths:
+    """Where the messages of a conversation are in a request, for its errors.
 
-    `running` and `waiting` are called whenever the page is read.
+    Attributes:
+        messages: The path of each message.
+        url: The path of an image's URL in its part.
+        whole: The path of the conversation.
     """
 
-    def __init__(self, *, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.requests = Counter("vistune_requests", "Requests answered", ["route", "code"], registry=self.registry)
-        self.rejects = Counter("vistune_rejects", "Requests refused", ["reason"], registry=self.registry)
-        self.prompt_tokens = Counter("vistune_prompt_tokens", "Tokens of prompts", registry=self.registry)
-        self.reused_tokens = Counter(
-            "vistune_reused_prompt_tokens", "Tokens of prompts that came from the prefix cache", registry=self.registry
-        )
-        self.answer_tokens = Counter("vistune_answer_tokens", "Tokens of answers", registry=self.registry)
-        self.first_piece = Histogram(
-            "vistune_first_piece_seconds", "From the admission of a request to its first text", buckets=SECONDS,
-            registry=self.registry,
-        )  # fmt: skip
-        self.answer = Histogram(
-            "vistune_answer_seconds",
-            "From the admission of a request to its end",
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        Gauge("vistune_running_answers", "Answers that are being generated", registry=self.registry).set_function(
-            running
-        )
-        Gauge("vistune_waiting_answers", "Requests that wait for a slot", registry=self.registry).set_function(waiting)
-
-    def page(self) -> bytes:
-        """Return the metrics in the text format of Prometheus."""
-        return generate_latest(self.registry)
-
-
-class ActiveRequest:
-    """A request that was admitted, and its answer, which waits or runs. It must be released once, whatever happens."""
-
-    def __init__(self, service: ModelService) -> None:
-        self.service = service
-        self.answer: PendingAnswer | None = None
-        self.start = time.monotonic()
-        self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        self.bytes = 0  # of its body and its decoded images
-        self.unused: Sequence[str] = ()  # paths of the unused fields of its body
-        service.active.add(self)
-
-    def submit(self, prompt: Prompt, request: ChatRequest) -> None:
-        """Give the prompt to the engine."""
-        loop = asyncio.get_running_loop()
-
-        def listen(piece: str | None) -> None:  # in the engine's thread
-            with suppress(RuntimeError):  # the event loop is closed
-                loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
-
-        self.answer = self.service.engine.submit(
-            prompt,
-            max_tokens=request.answer_tokens(self.service.limits),
-            sampling=request.sampling(),
-            stop=request.stop or (),
-            listen=listen,
-        )
-
-    async def text(self) -> AsyncIterator[str]:
-        """Yield the pieces of the answer, and "" as a heartbeat if there is none for a while.
-
-        Raises Refusal, or the engine's error, if the answer ends early.
-        """
-        limits, metrics = self.service.limits, self.service.metrics
-        has_text = False
-        while True:
-            left = max(self.start + limits.answer_seconds - time.monotonic(), 0)
-            try:
-                piece = await asyncio.wait_for(self.pieces.get(), min(left, limits.heartbeat_seconds))
-            except TimeoutError:
-                if left <= limits.heartbeat_seconds:
-                    message = f"the answer took longer than {limits.answer_seconds:.0f} s"
-                    raise Refusal(504, message, code="timeout") from None
-                yield ""
-                continue
-            if piece is None:
-                break
-            if not has_text:
-                metrics.first_piece.observe(time.monotonic() - self.start)
-                has_text = True
-            yield piece
-        assert self.answer is not None
-        if self.answer.error is not None:
-            raise self.answer.error
-        if self.answer.finish_reason == "cancelled":
-            raise shutting_down_error()
-
-    def release(self) -> None:
-        """Make room for another request, and count this one's tokens. Releasing twice does nothing."""
-        if self not in self.service.active:
-            return
-        self.service.active.discard(self)
-        metrics, answer = self.service.metrics, self.answer
-        if answer is not None:
-            metrics.answer.observe(time.monotonic() - self.start)
-            answer.cancel()
-            metrics.prompt_tokens.inc(answer.prompt_tokens)
-            metrics.reused_tokens.inc(answer.reused_tokens)
-            metrics.answer_tokens.inc(answer.completion_tokens)
-        if self.bytes > LARGE_BYTES:
-            self.service.readers.submit(return_freed_memory)
+    messages: tuple[str, ...]
+    url: str = ".image_url.url"
+    whole: str = "messages"
 
 
 class ModelService:
@@ -157,6 +66,7 @@ class ModelService:
         self.model = assistant.model
         self.processor = assistant.processor
         self.engine = Engine(assistant.model, assistant.processor, batch_size=limits.slots)
+        self.texts = TokenTexts(assistant.processor)
         self.name = name
         self.limits = limits
         self.fetcher = fetcher
@@ -186,8 +96,7 @@ class ModelService:
     def cancel_all(self) -> None:
         """Cancel all answers."""
         for active in list(self.active):
-            if active.answer is not None:
-                active.answer.cancel()
+            active.cancel()
 
     def close(self) -> None:
         """Stop the threads and the engine."""
@@ -198,8 +107,13 @@ class ModelService:
     async def admit(self, request: Request) -> tuple[ActiveRequest, ChatRequest]:
         """Read a request and submit its prompt. If it raises Refusal, the request is not active."""
         async with self.enter(request) as (active, body):
-            chat, active.unused = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
-            active.submit(await self._prompt(active, chat), chat)
+            chat, active.unused = await self.in_reader(
+                lambda: read_request(
+                    body, model=self.name, limits=self.limits, has_tools=self.processor.tools is not None
+                )
+            )
+            settings = await self.in_reader(lambda: chat.settings(self.limits, self.processor, self.engine.grammars))
+            active.submit([await self._prompt(active, chat)], settings)
             # The messages may hold megabytes of images, and an answer may take minutes.
             return active, chat.model_copy(update={"messages": []})
 
@@ -258,33 +172,48 @@ class ModelService:
         return b"".join(chunks)
 
     async def _prompt(self, active: ActiveRequest, request: ChatRequest) -> Prompt:
-        prompt = await self.encoded(
-            active, request.messages, lambda messages: hash_prompt(self.processor.encode_prompt(messages))
-        )
+        def encode(messages: list[Message]) -> Prompt:
+            if not request.uses_tools:
+                return hash_prompt(self.processor.encode_prompt(alternate_turns(messages)))
+            template = self.processor.tools
+            assert template is not None
+            chat, images = template_messages(request.messages, messages)
+            return hash_prompt(self.processor.encode_pieces(template.render(chat, images, request.template_tools())))
+
+        prompt = await self.encoded(active, request.messages, encode)
+        self.refuse_long(prompt, "messages")
+        return prompt
+
+    def refuse_long(self, prompt: Prompt, param: str) -> None:
+        """Raise Refusal if a prompt leaves no room for an answer."""
         if len(prompt) >= self.engine.context:
             most = f"{self.engine.context:.0f}"
             message = f"the prompt has {len(prompt)} tokens, the model reads at most {most}; shorten it"
-            raise Refusal(400, message, code="context_length_exceeded", param="messages")
-        return prompt
+            raise Refusal(400, message, code="context_length_exceeded", param=param)
 
     async def encoded(
-        self, active: ActiveRequest, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]
+        self,
+        active: ActiveRequest,
+        messages: Sequence[ChatMessage],
+        encode: Callable[[list[Message]], T],
+        paths: MessagePaths | None = None,
     ) -> T:
         """Load the images of the messages and return the result of `encode`. Raises Refusal."""
-        fetched = await self._fetch(messages)
+        paths = paths or MessagePaths(tuple(f"messages[{k}]" for k in range(len(messages))))
+        fetched = await self._fetch(image_urls(messages, paths))
 
         def work() -> T:
             try:
-                return encode(self._messages(active, messages, fetched))
+                return encode(self._messages(active, messages, fetched, paths))
             except (DataError, RecipeError) as error:  # RecipeError: the template refuses these roles
-                raise conversation_refusal(error) from None
+                raise conversation_refusal(error, paths.whole) from None
 
         return await self.in_reader(work)
 
-    async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, bytes]:
+    async def _fetch(self, urls: Sequence[tuple[str, str]]) -> dict[str, bytes]:
         """Fetch the images that are links; return their bytes by the path of the URL. Raises Refusal for other URLs."""
         fetched: dict[str, bytes] = {}
-        for path, url in image_urls(messages):
+        for path, url in urls:
             if is_data_url(url):
                 continue
             if not (self.fetcher.hosts and is_link(url)):
@@ -296,14 +225,14 @@ class ModelService:
         return fetched
 
     def _messages(
-        self, active: ActiveRequest, given: Sequence[ChatMessage], fetched: dict[str, bytes]
+        self, active: ActiveRequest, given: Sequence[ChatMessage], fetched: dict[str, bytes], paths: MessagePaths
     ) -> list[Message]:
-        """Return the conversation in turns. Images are decoded one by one, until they have too many pixels together."""
+        """Return the messages. Images are decoded one by one, until they have too many pixels together."""
         pixels = 0
 
         def load(part: ImagePart, part_path: str) -> ImageRef:
             nonlocal pixels
-            path = url_path(part_path)
+            path = part_path + paths.url
             try:
                 image = load_bytes(fetched[path], path) if path in fetched else read_data_url(part.image_url.url, path)
             except DataError as error:
@@ -315,31 +244,25 @@ class ModelService:
                 raise Refusal(400, message, code="invalid_image", param=path)
             return ImageRef(image)
 
-        return alternate_turns([one_message(message, f"messages[{k}]", load) for k, message in enumerate(given)])
+        return [one_message(message, path, load) for message, path in zip(given, paths.messages, strict=True)]
+
+    def return_memory(self) -> None:
+        """Return freed memory to the system, in a reader thread."""
+        self.readers.submit(return_freed_memory)
 
     async def in_reader(self, work: Callable[[], T]) -> T:
         """Run `work` in a reader thread."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, work)
 
 
-def shutting_down_error() -> Refusal:
-    """Return the error for requests during shutdown."""
-    return Refusal(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
-
-
-def image_urls(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
+def image_urls(messages: Sequence[ChatMessage], paths: MessagePaths) -> list[tuple[str, str]]:
     """Return the path and the URL of every image."""
     return [
-        (url_path(f"messages[{k}].content[{i}]"), part.image_url.url)
-        for k, message in enumerate(messages)
+        (f"{path}.content[{i}]{paths.url}", part.image_url.url)
+        for message, path in zip(messages, paths.messages, strict=True)
         for i, part in enumerate(message.parts)
         if isinstance(part, ImagePart)
     ]
-
-
-def url_path(part_path: str) -> str:
-    """Return the path of the URL in an image part."""
-    return f"{part_path}.image_url.url"
 
 
 def return_freed_memory() -> None:
