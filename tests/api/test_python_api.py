@@ -104,11 +104,11 @@ def test_generation_takes_its_settings_as_keywords(scenes: Path, tmp_path: Path)
 
 def test_a_misspelt_option_is_refused(tmp_path: Path) -> None:
     options: dict[str, Any] = {"quantise": 4}
-    with pytest.raises(TypeError, match="generate_data.*'quantise'.*per_image"):
+    with pytest.raises(TypeError, match=r"generate_data.*'quantise'.*per_image"):
         vistune.generate_data(tmp_path, tmp_path / "out", **options)
-    with pytest.raises(TypeError, match="export.*'quantise'.*dtype, quantize"):
+    with pytest.raises(TypeError, match=r"export.*'quantise'.*dtype, quantize"):
         vistune.export(tmp_path, tmp_path / "out", layout="llava-hf", **options)
-    with pytest.raises(TypeError, match="export_gguf.*'quantise'.*kind"):
+    with pytest.raises(TypeError, match=r"export_gguf.*'quantise'.*kind"):
         vistune.export_gguf(tmp_path, tmp_path / "out", **options)
 
 

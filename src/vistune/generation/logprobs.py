@@ -40,7 +40,7 @@ class TokenTexts:
 
     def __init__(self, processor: Processor) -> None:
         self.tokenizer = processor.tokenizer
-        self._known: dict[int, bytes] = {}  # a look-up in the tokenizer takes longer than the rest of an entry
+        self._known: dict[int, bytes] = {}  # asking the tokenizer takes longer than the rest of an entry
 
     @cached_property
     def _bytes_of_characters(self) -> dict[str, int] | None:
