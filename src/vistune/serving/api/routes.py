@@ -141,7 +141,7 @@ def add_completions(app: FastAPI, service: ModelService) -> None:
 
 
 async def json_response(body: Callable[[], object], headers: Mapping[str, str]) -> Response:
-    """Return a response with a body that is made in a thread: one with log probabilities takes seconds."""
+    """Build the body in a thread and return the response; a body with log probabilities takes seconds."""
     return await asyncio.to_thread(lambda: JSONResponse(body(), headers=headers))
 
 
