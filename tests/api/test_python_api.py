@@ -102,6 +102,16 @@ def test_generation_takes_its_settings_as_keywords(scenes: Path, tmp_path: Path)
         vistune.generate_data(scenes / "world", tmp_path / "three", teacher="openai")
 
 
+def test_a_misspelt_option_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"quantise": 4}
+    with pytest.raises(TypeError, match=r"generate_data.*'quantise'.*per_image"):
+        vistune.generate_data(tmp_path, tmp_path / "out", **options)
+    with pytest.raises(TypeError, match=r"export.*'quantise'.*dtype, quantize"):
+        vistune.export(tmp_path, tmp_path / "out", layout="llava-hf", **options)
+    with pytest.raises(TypeError, match=r"export_gguf.*'quantise'.*kind"):
+        vistune.export_gguf(tmp_path, tmp_path / "out", **options)
+
+
 def test_several_tasks_give_a_list(run: vistune.Run, scenes: Path) -> None:
     [listed] = vistune.evaluate(run, tasks=("scenes",), data={"scenes": str(scenes / "world")}, limit=10)
     one = vistune.evaluate(run, task="scenes", data=str(scenes / "world"), limit=10)

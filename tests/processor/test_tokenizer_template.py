@@ -13,7 +13,8 @@ from tiny_spec import SPEC as TINY
 from tokenizers import AddedToken
 
 from vistune.errors import RecipeError
-from vistune.processor import Processor, load_tokenizer
+from vistune.processor import Processor, load_tokenizer, tokenizer_template
+from vistune.processor.tokenizer_template import TokenizerTemplate
 from vistune.processor.tokens import collapse_slots
 from vistune.types import IGNORE, IMAGE_ID, ImageRef, Message, Sample
 
@@ -89,6 +90,17 @@ def test_answers_and_their_ends_are_learnt_in_every_turn(tokenizer: Any) -> None
     assert learnt(fitted, "What?", "red", "And?", " 파란 ") == "red<|im_end|>파란<|im_end|>"
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in fitted.stop_ids
     fitted.check()
+
+
+def test_many_shapes_of_conversations_take_no_more_memory(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_template, "MOST_SHAPES", 3)
+    template = processor(tokenizer, chatml(LEARNT)).template
+    conversations = [turns(*"abcdefgh"[:count]) for count in range(1, 8, 2)] * 2
+    assert [len(template.render(messages)) for messages in conversations[:4]] == [
+        len(template.render(messages)) for messages in conversations[4:]
+    ]
+    assert isinstance(template, TokenizerTemplate)
+    assert len(template._pieces) == len(template._roles_with_parts) <= 3  # private: nothing public tells the memory
 
 
 def test_outer_whitespace_goes_and_inner_stays(tokenizer: Any) -> None:

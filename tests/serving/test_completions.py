@@ -11,6 +11,9 @@ import torch
 from reference import Bench
 from running_servers import Running, until
 
+from vistune.serving.api import Limits
+from vistune.serving.api.completions import CompletionRequest
+
 PATH = "/v1/completions"
 PROMPTS = ["Where is the blue", "이 그림에는", "USER: What colour is it? ASSISTANT:"]
 
@@ -123,3 +126,8 @@ def test_what_changes_nothing_is_taken_or_listed(served: Running) -> None:
     assert response.headers["x-ignored-parameters"] == "user, flavour"
     with pytest.raises(openai.NotFoundError):
         served.client().completions.create(model="other", prompt="x")
+
+
+def test_without_max_tokens_the_servers_limit_holds_too() -> None:
+    request = CompletionRequest(model="tiny", prompt=["x"])
+    assert [request.settings(Limits(max_tokens=most)).max_tokens for most in (4, 4096)] == [4, 16]

@@ -239,6 +239,7 @@ def test_s07_redirects_size_kind_and_time() -> None:
     for target, said in (
         ("https://evil.example/a.png", "another host"), ("http://127.0.0.1/", "another host"),
         ("/again", "redirects more than 3"), ("http://pictures.example/a.png", "plain https"),
+        ("https://pictures.example:port/", "could not be fetched"),
     ):  # fmt: skip
         with pytest.raises(Refusal, match=said):
             fetch("https://pictures.example/a.png", redirecting(target))

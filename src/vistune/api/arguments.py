@@ -65,6 +65,14 @@ def _as_source(one: object, folder: Path, location: str) -> DataSource:
     raise DataError(f"{location}: {type(one).__name__} is not data", DATA_FORMS)
 
 
+def refuse_unknown(function: str, keywords: Mapping[str, object], options: type) -> None:
+    """Raise TypeError for a keyword that the options of a function, a TypedDict, do not have."""
+    for name in keywords:
+        if name not in options.__annotations__:
+            known = ", ".join(options.__annotations__)
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; its options are {known}")
+
+
 def data_override(sources: Sequence[DataSource]) -> str:
     """Return the override `data=…` of a recipe for these sources."""
     trees = [source.model_dump(mode="json", exclude_none=True) for source in sources]

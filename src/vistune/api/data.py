@@ -10,7 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from vistune.api.arguments import DataLike, PathLike, RecipeLike, as_path, as_recipe, as_sources, is_in_memory
+from vistune.api.arguments import (
+    DataLike,
+    PathLike,
+    RecipeLike,
+    as_path,
+    as_recipe,
+    as_sources,
+    is_in_memory,
+    refuse_unknown,
+)
 from vistune.api.training import check_recipe
 from vistune.errors import RecipeError
 from vistune.files import read_json_if_there, refuse_overwrite, scratch_folder, user_cache
@@ -99,6 +108,7 @@ def generate_data(
     Raises:
         NothingWritten: Every sample was rejected. The files are written, with the rejects and their reasons.
     """
+    refuse_unknown("generate_data", options, GenerationOptions)
     selection = _selection(options)
     chosen = _config(config, options)
     with _labels_of(selection):
@@ -245,6 +255,7 @@ def plan_generation(
     """Estimate number, cost and time of the requests that `generate_data` would send; send nothing."""
     from vistune import datagen
 
+    refuse_unknown("plan_generation", selection, SourceSelection)
     source = Path(source)
     split, table, limit = selection.get("split"), selection.get("table"), selection.get("limit")
     with _labels_of(selection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from vistune.api.arguments import PathLike
+from vistune.api.arguments import PathLike, refuse_unknown
 from vistune.api.models import LoadOptions
 from vistune.files import refuse_overwrite
 
@@ -46,6 +46,7 @@ def export(
     from vistune.model.precision import named_dtype, resolve_device
     from vistune.runs.folder import find_model, is_vistune_folder
 
+    refuse_unknown("export", options, LoadOptions)
     dtype = named_dtype(options.get("dtype", "auto"))
     if (bits := options.get("quantize")) is not None:
         refuse_quantised(layout, bits)
@@ -82,6 +83,7 @@ def export_gguf(model: PathLike, out: PathLike, **options: Unpack[GgufOptions]) 
     from vistune.model.precision import resolve_device
     from vistune.runs.folder import find_model, is_vistune_folder
 
+    refuse_unknown("export_gguf", options, GgufOptions)
     folder = Path(model)
     folder = find_model(folder) if is_vistune_folder(folder) else folder
     return write_gguf(

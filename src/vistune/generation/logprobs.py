@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +40,7 @@ class TokenTexts:
 
     def __init__(self, processor: Processor) -> None:
         self.tokenizer = processor.tokenizer
+        self._known: dict[int, bytes] = {}  # asking the tokenizer takes longer than the rest of an entry
 
     @cached_property
     def _bytes_of_characters(self) -> dict[str, int] | None:
@@ -59,6 +59,10 @@ class TokenTexts:
 
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes that a token adds to a text, or the name of a token without text."""
+        known = self._known.get(token)
+        return self._known.setdefault(token, self._read(token)) if known is None else known
+
+    def _read(self, token: int) -> bytes:
         piece = self.tokenizer.convert_ids_to_tokens([token])[0]
         if piece is None:  # logits beyond the vocabulary
             return b""
@@ -78,7 +82,3 @@ class TokenTexts:
             return data.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-    def whole_text(self, tokens: Sequence[int]) -> str:
-        """Return the text of several tokens by their bytes."""
-        return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")

@@ -51,6 +51,8 @@ REMEDY = (
     "{% endgeneration %} in the tokenizer's chat_template"
 )
 
+MOST_SHAPES = 1024  # kept; a server would otherwise keep one for each form of conversation that a client sends
+
 Spans = Sequence[tuple[int, int]]
 
 
@@ -182,6 +184,9 @@ class TokenizerTemplate:
     def _pieces_of(self, shape: Shape) -> list[ShapePiece]:
         """Render a shape and cut it. Raises RecipeError if the template loses a text or an image in every form."""
         rendering = self._rendering(shape)
+        if len(self._pieces) >= MOST_SHAPES:
+            self._pieces.clear()
+            self._roles_with_parts.clear()
         self._roles_with_parts[shape] = rendering.roles_with_parts
         pieces = _with_leading_spaces(self._cut(rendering.text, rendering.spans))
         return self._pieces.setdefault(shape, pieces)

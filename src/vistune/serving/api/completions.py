@@ -78,10 +78,10 @@ class CompletionRequest(ModelRequest, AnswerFields):
     def _one_prompt(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
-    def settings(self) -> AnswerSettings:
+    def settings(self, limits: Limits) -> AnswerSettings:
         """Return how the texts are continued."""
         return AnswerSettings(
-            max_tokens=self.max_tokens or DEFAULT_TOKENS,
+            max_tokens=min(self.max_tokens or DEFAULT_TOKENS, limits.max_tokens),
             sampling=self.sampling(),
             stop=self.stop or (),
             count=self.n or 1,
@@ -110,7 +110,7 @@ async def admit_completion(service: ModelService, request: Request) -> tuple[Act
             return asked, unused, [_encoded(service, text, k) for k, text in enumerate(asked.prompt)]
 
         asked, active.unused, prompts = await service.in_reader(read)
-        active.submit(prompts, asked.settings())
+        active.submit(prompts, asked.settings(service.limits))
         return active, asked
 
 

@@ -59,7 +59,7 @@ class Fetcher:
                         return data
         except TimeoutError:
             raise _refused(param, f"the image did not come within {self.seconds:.0f} s") from None
-        except (httpx2.HTTPError, OSError):
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError):  # InvalidURL: a redirect to a malformed link
             raise _refused(param, "the image could not be fetched; send it as a data: URL") from None
         raise _refused(param, f"the link redirects more than {REDIRECTS} times")
 

@@ -32,7 +32,7 @@ async def admit_response(service: ModelService, request: Request) -> tuple[Activ
             lambda: read_responses_request(body, model=service.name, limits=service.limits)
         )
         settings = await service.in_reader(lambda: response_request.settings(service.limits, service.engine.grammars))
-        messages, paths = response_request.conversation()
+        messages, paths = await service.in_reader(response_request.conversation)  # a long one takes seconds
 
         def encode(turns: list[Any]) -> Prompt:
             return hash_prompt(service.processor.encode_prompt(alternate_turns(turns)))

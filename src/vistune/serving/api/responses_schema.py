@@ -78,7 +78,7 @@ RESPONSES_INSTEAD = {  # a field's path -> known wrong values -> what to do inst
     },
 }
 REMEDIES: dict[str, str] = {
-    **{name: "remove it" for name in UNSUPPORTED if name not in ("top_logprobs",)},
+    **dict.fromkeys(UNSUPPORTED, "remove it"),
     "messages": f"send it to {CHAT}, or put it into input",
     "prompt": "prompt templates are not stored here; put the text into input",
     **dict.fromkeys(("tools", "tool_choice"), f"send tools to {CHAT}"),

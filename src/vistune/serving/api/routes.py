@@ -1,10 +1,12 @@
-"""The routes of the server: OpenAI's chat completions and models, attention maps, health, metrics and the web page.
+"""The routes of the server: OpenAI's APIs, attention maps, health, metrics and the web page.
 
-https://platform.openai.com/docs/api-reference/chat
+The APIs are chat completions, completions, responses and models: https://platform.openai.com/docs/api-reference
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -88,9 +90,8 @@ def make_app(service: ModelService) -> FastAPI:
         if chat_request.stream:
             return EventStream(active, stream_lines(active, chat_request, request.state.request_id), headers)
         try:
-            return JSONResponse(
-                completion_body(active, chat_request, await whole_answers(request, active)), headers=headers
-            )
+            answers = await whole_answers(request, active)
+            return await json_response(lambda: completion_body(active, chat_request, answers), headers)
         finally:
             active.release()
 
@@ -114,7 +115,7 @@ def add_responses(app: FastAPI, service: ModelService) -> None:
             return EventStream(active, response_events(active, response_request, request.state.request_id), headers)
         try:
             (answer,) = await whole_answers(request, active)
-            return JSONResponse(ResponseWriter(active, response_request).body(answer), headers=headers)
+            return await json_response(lambda: ResponseWriter(active, response_request).body(answer), headers)
         finally:
             active.release()
 
@@ -133,9 +134,15 @@ def add_completions(app: FastAPI, service: ModelService) -> None:
         if text_request.stream:
             return EventStream(active, text_stream_lines(active, text_request, request.state.request_id), headers)
         try:
-            return JSONResponse(text_body(active, text_request, await whole_answers(request, active)), headers=headers)
+            answers = await whole_answers(request, active)
+            return await json_response(lambda: text_body(active, text_request, answers), headers)
         finally:
             active.release()
+
+
+async def json_response(body: Callable[[], object], headers: Mapping[str, str]) -> Response:
+    """Build the body in a thread and return the response; a body with log probabilities takes seconds."""
+    return await asyncio.to_thread(lambda: JSONResponse(body(), headers=headers))
 
 
 def add_error_handlers(app: FastAPI, service: ModelService) -> None:

@@ -1,4 +1,4 @@
-"""The bodies of requests and responses.
+"""The bodies of chat requests, and the fields that all APIs share.
 
 Every number, list and string of a request has a bound. A field that vistune does not support and that would change the
 answer is refused by name. `read_request` returns the paths of the other unsupported fields, and the response lists them

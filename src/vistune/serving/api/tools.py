@@ -47,7 +47,6 @@ TOOL_FIELDS = {  # a field's path -> what it must be
     "messages[].tool_calls[].function.name": NAME_FORM,
     "messages[].tool_calls[].function.arguments": "a JSON object as text",
     "messages[].tool_call_id": "text: the id of the call",
-    "messages[].name": "text",
 }
 
 
