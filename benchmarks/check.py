@@ -54,7 +54,7 @@ def timed(what: str, unit: str, count: int, *arguments: object, **settings: obje
     report = check(*arguments, **settings)  # type: ignore[arg-type]
     seconds, busy = time.perf_counter() - began, cpu_seconds() - busy
     print(f"{what}: {count:,} {unit} in {seconds:.1f} s, {count / seconds:,.0f} a second; "
-          f"{count / busy:,.0f} a second of one core's time")  # fmt: skip
+          f"{count / max(busy, 0.01):,.0f} a second of one core's time")  # fmt: skip
     return report
 
 

@@ -18,11 +18,13 @@ FLAGS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
 TRAIN = ["--pair", "tiny", "--stages", "stage1", "--rounds", "1", "--steps", "3", "--tokens-per-row", "512"]
 SMALLEST = {
     "train.py": [*TRAIN, "--who", "sorted2:bf16"],
+    "unpacked.py": ["--rounds", "1", "--width", "64", "--layers", "1", "--documents", "1024"],
+}
+SLOWER = {
     "train_gpu.py": ["--tiny", "--device", "cpu", "--stages", "qlora", "--who", "ours", "--steps", "3"],
     "evaluate.py": ["--tiny", "--shape", "mmbench", "--pictures", "1", "--repeats", "1", "--alone", "1"],
     "serve.py": ["--tiny", "--pictures", "0", "--streams", "2", "--precisions", "bf16", "--tokens", "2",
                  "--repeats", "1", "--waits", "1", "--llama-cpp", "q8_0" if find_spec("xllamacpp") else ""],
-    "unpacked.py": ["--rounds", "1", "--width", "64", "--layers", "1", "--documents", "1024"],
 }  # fmt: skip
 PLAIN = {
     "check.py": ["--rows", "5", "--pictures", "1"],
@@ -49,9 +51,9 @@ def run(script: str, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("script", SMALLEST)
+@pytest.mark.parametrize("script", [*SMALLEST, *(pytest.param(name, marks=pytest.mark.soak) for name in SLOWER)])
 def test_a_speed_benchmark_runs_and_describes_its_machine(script: str, tmp_path: Path) -> None:
-    out = run(script, *SMALLEST[script], "--json", str(tmp_path / "out.json"))
+    out = run(script, *{**SMALLEST, **SLOWER}[script], "--json", str(tmp_path / "out.json"))
     written: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
     machine = written["machine"]
     assert set(machine["flags"]) == FLAGS

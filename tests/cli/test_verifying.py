@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vistune.cli.console import stdout
 from vistune.cli.log import using
 from vistune.cli.settings import Settings
 from vistune.cli.verifying import print_result
@@ -33,7 +34,7 @@ def test_every_stage_and_every_status_has_a_korean_text() -> None:
 def test_the_table_is_in_the_users_language(
     language: str, texts: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(stdout, "width", 200)
     result = VerifyResult(
         Path("hf"),
         "transformers",

@@ -137,5 +137,5 @@ def test_the_page_says_who_answers_what_better_and_what_papers_say(chromium: Any
         text = tab.locator("main").inner_text()
         assert "모델 비교" in text
         assert "third 대 둘째-모델" in text
-        assert "이미지로 얻은 향상" in text
+        assert "차이(%p)" in text
         assert "이미지가 너무 적어 신뢰 구간을 구할 수 없습니다" in text  # the folder has fewer than ten images

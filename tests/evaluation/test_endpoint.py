@@ -15,7 +15,7 @@ from running_servers import Running, running, saying
 from typer.testing import CliRunner
 
 from vistune import api
-from vistune.cli.app import app, korean_message
+from vistune.cli.app import app
 from vistune.cli.log import in_language
 from vistune.errors import BudgetError, RecipeError
 from vistune.evaluation.endpoint import ANSWERED_FAULTS, labels_with_endpoints
@@ -180,7 +180,7 @@ def test_options_that_do_not_fit_together(
     done = CliRunner().invoke(app, ["evaluate", *given, "--task", "scenes", "--data", str(world)])
     assert isinstance(done.exception, RecipeError)
     assert problem in str(done.exception)
-    message, hint = korean_message(done.exception).split(". 고치는 법: ")
+    message, hint = in_language(str(done.exception), "ko").split(". 고치는 법: ")
     assert re.search("[가-힣]", message)
     assert re.search("[가-힣]", hint)
 

@@ -130,9 +130,9 @@ def test_korean(chromium: Any, served: Running) -> None:
         assert tab("#samples button").all_inner_texts() == [sample["questions"]["ko"] for sample in samples]
         tab.shot("korean")
         ask(tab, ("원.png", png()))
-        tab.page.get_by_role("button", name="어디를 보았나").click()
+        tab.page.get_by_role("button", name="주목한 곳 보기").click()
         tab(".words").wait_for()
-        assert "주의의" in tab(".share").inner_text()
+        assert "주목의" in tab(".share").inner_text()
         # While a syllable is composed, Enter ends the syllable and sends nothing.
         tab.page.fill("#question", "원은 어디")
         tab.page.dispatch_event("#question", "keydown", {"key": "Enter", "isComposing": True})

@@ -33,14 +33,24 @@ class Misfit:
 
 def refuse_layout(exported: ExportedModel, layout: str) -> None:
     """Raise RecipeError if a layout cannot represent the model; the hint names another layout only if that one can."""
-    if misfit := MISFITS[layout](exported):
+    if misfit := misfit_of(exported, "llava-hf" if layout == "peft" else layout):
         raise RecipeError(f"--layout {layout}: {misfit.reason}", instead(exported, misfit.training))
 
 
 def instead(exported: ExportedModel, training: str) -> str:
     """Return the hint of a refusal: train in another way, or export a layout that can represent the model."""
-    fitting = [layout for layout, misfit_of in MISFITS.items() if misfit_of(exported) is None]
+    fitting = [layout for layout in MISFITS if misfit_of(exported, layout) is None]
     return f"{training}, or export --layout {fitting[0]}" if fitting else training
+
+
+def misfit_of(exported: ExportedModel, layout: str) -> Misfit | None:
+    """Return why a layout cannot represent the model; None if it can."""
+    if exported.spec.image_mode == "naflex":
+        return Misfit(
+            "LLaVA takes square images, and this model's images have different grids of patches",
+            "train with another tower",
+        )
+    return MISFITS[layout](exported)
 
 
 def hf_misfit(exported: ExportedModel) -> Misfit | None:
@@ -55,11 +65,6 @@ def hf_misfit(exported: ExportedModel) -> Misfit | None:
             "transformers' LLaVA has no norm between tower and projector, this model has "
             f"feature_norm={spec.feature_norm}",
             "train with model.feature_norm=off",
-        )
-    if spec.image_mode == "naflex":
-        return Misfit(
-            "transformers' LLaVA takes square images, and this model's images have different grids of patches",
-            "train with another tower",
         )
     if reason := tower_misfit(exported.tower_config, exported.tower_shape):
         return Misfit(

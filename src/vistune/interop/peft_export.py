@@ -59,6 +59,7 @@ def write_peft(exported: ExportedModel, folder: Path, *, base: str | None, own_b
 
 def refuse_peft(exported: ExportedModel, base: str | None) -> None:
     """Raise RecipeError if the model has no adapters, or if PEFT or transformers' LLaVA cannot represent it."""
+    refuse_layout(exported, "peft")
     if not exported.model.adapted:
         raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
     if base is not None and PROJECTOR in settings_of(exported.model):
@@ -66,7 +67,6 @@ def refuse_peft(exported: ExportedModel, base: str | None) -> None:
             "--base: the projector has adapters, and PEFT cannot store its weights in addition to them",
             "export without --base, which writes the whole base model",
         )
-    refuse_layout(exported, "llava-hf")
 
 
 def _settings(exported: ExportedModel) -> dict[str, Any]:
