@@ -97,8 +97,8 @@ def test_a_token_that_a_grammar_does_not_allow_is_an_error_of_its_answer_only(ma
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
-        ({"type": "objekt"}, "a `type` is not one of JSON Schema"),
-        ({"type": "object", "properties": {"secret": {"type": "objekt"}}}, "a `type`"),
+        ({"type": "thing"}, "a `type` is not one of JSON Schema"),
+        ({"type": "object", "properties": {"secret": {"type": "thing"}}}, "a `type`"),
         ({"if": {}, "then": {"secret": 1}}, "JSON Schema's if"),
         ({"type": "string", "pattern": "(?=secret)b"}, "a `pattern` is not supported"),
         ({"type": "string", "format": "secret"}, "a `format` is not known"),
