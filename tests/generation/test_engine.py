@@ -272,6 +272,43 @@ def test_a_broken_prompt_fails_alone_and_no_slot_leaks(make_bench: Make) -> None
     assert engine.running == engine.waiting == len(engine.batch.sequences) == 0
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)])
+def test_an_answer_whose_logits_are_nan_fails_alone(sampling: Sampling, make_bench: Make) -> None:
+    """One token's embedding is NaN, so all hidden states that can attend to it are."""
+    bench = make_bench("grouped heads")
+    good, other = bench.prompt("Where?"), bench.prompt("What colour is the star?")
+    token = next(int(each) for each in other.input_ids if each not in good.input_ids)
+    rows = bench.model.language.get_input_embeddings().weight
+    wanted = Engine(bench.model, bench.processor).submit(good, max_tokens=8, sampling=sampling).result().text
+    kept = rows.data[token].clone()
+    try:
+        rows.data[token] = torch.nan
+        engine = Engine(bench.model, bench.processor)
+        broken, answer = (engine.submit(prompt, max_tokens=8, sampling=sampling) for prompt in (other, good))
+        with pytest.raises(DataError, match="not numbers"):
+            broken.result()
+        assert answer.result().text == wanted
+        assert engine.running == len(engine.batch.sequences) == 0
+    finally:
+        rows.data[token] = kept
+
+
+def test_an_error_outside_the_model_ends_what_runs_and_the_thread_goes_on(
+    make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench("grouped heads")
+    prompt = bench.prompt(image(1), "Where?")
+    with Engine(bench.model, bench.processor) as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr(engine.batch, "leave", lambda sequence: engine.batch.sequences[99])
+            other = engine.submit(prompt, max_tokens=500)
+            next(iter(other))  # it runs
+            engine.submit(prompt, max_tokens=2).result()
+            with pytest.raises(IndexError):
+                other.result()
+        assert engine.submit(prompt, max_tokens=6).result().text == bench.answer(prompt, 6)
+
+
 @pytest.mark.parametrize("leave", ["at once", "when it runs", "never"])
 def test_a_listener_that_raises_ends_its_own_answer(leave: str, make_bench: Make) -> None:
     """Also where the engine, not the listener's answer, is what goes on: when it is told of a cancellation."""

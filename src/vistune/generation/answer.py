@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING, Literal
 
+from vistune.errors import DataError
 from vistune.generation.grammar import Grammar, GrammarError
 from vistune.generation.logprobs import TokenLogprobs
 from vistune.generation.sequence import RunningSequence
@@ -128,6 +129,10 @@ class PendingAnswer:
     def update(self) -> None:
         """Add the newest token. Only the engine calls `update`, `end` and `fail`."""
         tokens, grammar = self.sequence.tokens, self.sequence.grammar
+        if self.sequence.error:
+            raise DataError(
+                self.sequence.error, "load the model with another dtype, such as fp32, or check its weights"
+            )
         if grammar is not None and grammar.error:
             raise GrammarError(grammar.error, "use a simpler schema")
         if self._ended_by_token(tokens):

@@ -179,7 +179,10 @@ class Engine:
                 self._work.wait_for(lambda: self._closing or self._waiting or self._running)
                 if self._closing:
                     return
-            self.step()
+            try:
+                self.step()
+            except Exception as error:  # outside the model: without this, the thread ends and requests wait for ever
+                self._abandon(error)
 
     def _remove_cancelled(self) -> None:
         running = [answer for answer in self._running.values() if answer.is_cancelled]

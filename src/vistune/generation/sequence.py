@@ -75,6 +75,7 @@ class RunningSequence:
         grammar: Which tokens may come next; None allows all.
         top_logprobs: How many likeliest tokens are recorded per step; None records nothing.
         logprobs: The recorded entries, one per generated token.
+        error: Why no further token can be chosen; "" if it can.
     """
 
     prompt: Prompt
@@ -84,6 +85,7 @@ class RunningSequence:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     reused: int = 0
+    error: str = ""
     rng: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
