@@ -82,23 +82,16 @@ def test_what_transformers_llava_cannot_do_is_refused(
     assert not (tmp_path / "hf").exists()
 
 
-@pytest.mark.parametrize(
-    ("layout", "reason"),
-    [
-        ("llava-hf", "this model's images have different grids of patches"),
-        ("llava-original", "a vision tower of the kind siglip2_vision_model"),
-        ("peft", "this model has no adapters"),
-    ],
-)
+@pytest.mark.parametrize("layout", ["llava-hf", "llava-original", "peft"])
 def test_a_model_is_refused_before_it_computes(
-    layout: str, reason: str, towers: Path, tiny_backbones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, towers: Path, tiny_backbones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def compute(*_: object) -> None:
         raise AssertionError("a refused model was computed")
 
     run = make_run(tmp_path, tiny_backbones, vision=str(towers / "naflex"), projector="mlp2x_gelu")
     monkeypatch.setattr("vistune.interop.export.probe_ours", compute)
-    with pytest.raises(RecipeError, match=reason):
+    with pytest.raises(RecipeError, match="this model's images have different grids of patches"):
         export_model(run, tmp_path / "out", layout=layout)
     assert not (tmp_path / "out").exists()
 
