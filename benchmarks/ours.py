@@ -56,7 +56,7 @@ class Steps:
 
     @property
     def flops_per_second(self) -> float | None:
-        """The median step's rate; None for a peer, of which the FLOPs are not counted."""
+        """The median step's rate; None for a peer: its FLOPs are not counted."""
         if not self.flops:
             return None
         pairs = zip(self.flops[self.warm :], self.seconds[self.warm :], strict=True)

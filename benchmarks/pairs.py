@@ -31,7 +31,7 @@ CHATML = (
     "{% elif m.role=='user' %}{{c.text}}{% endif %}{% endfor %}{% if m.role!='user' %}{% generation %}"
     "{{m.content[0].text}}<|im_end|>{% endgeneration %}\n{% else %}<|im_end|>\n{% endif %}{% endfor %}"
 )
-ROWS = 64  # transformers' LLaVA enlarges the vocabulary by so many rows for <image>
+ROWS = 64  # transformers' LLaVA adds them to the vocabulary for <image>
 CLIP_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
           "image_size": 336, "patch_size": 14, "projection_dim": 768}  # fmt: skip
 LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,

@@ -88,7 +88,7 @@ def first_token(engine: Engine, prompt: Example) -> float:
 
 
 def waits(engine: Engine, requests: Requests, streams: int, times: int) -> tuple[float, float]:
-    """Median seconds to a first token: idle, and beside `streams` others that are asked anew as they end."""
+    """Median seconds to a first token: idle, and while `streams` other answers run without a pause."""
     idle = [first_token(engine, requests.encoded(requests.some(1)[0])) for _ in range(times)]
     leaving = threading.Event()
     company = [requests.encoded(request) for request in requests.some(streams)]

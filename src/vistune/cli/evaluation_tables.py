@@ -104,7 +104,7 @@ def print_tasks(as_json: bool) -> None:
         return
     for name, entry in listed.items():
         print_lines(Text.assemble((name, "bold"), f"  {entry.about}"), *(f"    {file}" for file in entry.files))
-        print_lines(f"    {say('from {source}', source=entry.source)} · {entry.licence} · {entry.size}")
+        print_lines(f"    {say('from {source}', source=entry.source)}, {entry.licence}, {entry.size}")
 
 
 def print_score(result: ScoreResult) -> None:

@@ -6,7 +6,7 @@ The APIs are chat completions, completions, responses and models: https://platfo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -17,8 +17,9 @@ from starlette.requests import ClientDisconnect
 from vistune import __version__
 from vistune.generation.fields import Body
 from vistune.serving.api import bodies, static
+from vistune.serving.api.active import ActiveRequest
 from vistune.serving.api.attention_maps import attention_maps
-from vistune.serving.api.chat import EventStream, completion_body, stream_lines, whole_answers
+from vistune.serving.api.chat import EventStream, WholeAnswer, completion_body, stream_lines, whole_answers
 from vistune.serving.api.completions import CompletionRequest, admit_completion, text_body, text_stream_lines
 from vistune.serving.api.guard import (
     ATTENTION,
@@ -86,14 +87,8 @@ def make_app(service: ModelService) -> FastAPI:
     )
     async def chat(request: Request) -> Response:
         active, chat_request = await service.admit(request)
-        headers = unused_header(active.unused)
-        if chat_request.stream:
-            return EventStream(active, stream_lines(active, chat_request, request.state.request_id), headers)
-        try:
-            answers = await whole_answers(request, active)
-            return await json_response(lambda: completion_body(active, chat_request, answers), headers)
-        finally:
-            active.release()
+        lines = stream_lines(active, chat_request, request.state.request_id) if chat_request.stream else None
+        return await reply(request, active, lines, lambda answers: completion_body(active, chat_request, answers))
 
     add_completions(app, service)
     add_responses(app, service)
@@ -110,14 +105,8 @@ def add_responses(app: FastAPI, service: ModelService) -> None:
     )
     async def create_response(request: Request) -> Response:
         active, response_request = await admit_response(service, request)
-        headers = unused_header(active.unused)
-        if response_request.stream:
-            return EventStream(active, response_events(active, response_request, request.state.request_id), headers)
-        try:
-            (answer,) = await whole_answers(request, active)
-            return await json_response(lambda: ResponseWriter(active, response_request).body(answer), headers)
-        finally:
-            active.release()
+        lines = response_events(active, response_request, request.state.request_id) if response_request.stream else None
+        return await reply(request, active, lines, lambda one: ResponseWriter(active, response_request).body(*one))
 
 
 def add_completions(app: FastAPI, service: ModelService) -> None:
@@ -130,14 +119,25 @@ def add_completions(app: FastAPI, service: ModelService) -> None:
     )
     async def completions(request: Request) -> Response:
         active, text_request = await admit_completion(service, request)
-        headers = unused_header(active.unused)
-        if text_request.stream:
-            return EventStream(active, text_stream_lines(active, text_request, request.state.request_id), headers)
-        try:
-            answers = await whole_answers(request, active)
-            return await json_response(lambda: text_body(active, text_request, answers), headers)
-        finally:
-            active.release()
+        lines = text_stream_lines(active, text_request, request.state.request_id) if text_request.stream else None
+        return await reply(request, active, lines, lambda answers: text_body(active, text_request, answers))
+
+
+async def reply(
+    request: Request,
+    active: ActiveRequest,
+    lines: AsyncIterator[str] | None,
+    body_of: Callable[[list[WholeAnswer]], object],
+) -> Response:
+    """Answer an admitted request: with the lines of a stream, or with one body. It is released at the end."""
+    headers = unused_header(active.unused)
+    if lines is not None:
+        return EventStream(active, lines, headers)
+    try:
+        answers = await whole_answers(request, active)
+        return await json_response(lambda: body_of(answers), headers)
+    finally:
+        active.release()
 
 
 async def json_response(body: Callable[[], object], headers: Mapping[str, str]) -> Response:
